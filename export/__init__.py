@@ -1,0 +1,1 @@
+"""Checkpoint to ONNX, each step compared with PyTorch."""

@@ -1,0 +1,1 @@
+"""Model repository to HTTP. Loads neither torch nor timm."""

@@ -1,0 +1,339 @@
+"""The model repository: what export writes and the server, or Triton, reads.
+
+    models/<name>/config.pbtxt  labels.txt
+    models/<name>/<version>/model.onnx  [model.fp16.onnx]  manifest.json
+
+Nothing here imports torch. Writing is atomic: a version folder appears complete or not at all. Reading trusts no byte
+of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the error names the
+file at fault.
+
+    ArtifactError
+    ├── ArtifactMissing    a folder or file that should be there is not
+    ├── ArtifactCorrupt    unreadable, wrong hash, or contradicting its manifest
+    └── ArtifactTooNew     written by a newer skipvit
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from skipvit.transforms import Preprocessing
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+LABELS = "labels.txt"
+TRITON_CONFIG = "config.pbtxt"
+
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_LABELS_BYTES = 16 << 20
+# A name becomes a folder, a URL segment and a metric label: letters, digits, dot, dash and underscore, no leading dot.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class ArtifactError(Exception):
+    """Something in a model repository cannot be used; the message names it and says what to do."""
+
+
+class ArtifactMissing(ArtifactError):
+    """A folder or file that should be there is not."""
+
+
+class ArtifactCorrupt(ArtifactError):
+    """A file is unreadable, has the wrong hash, or contradicts its manifest."""
+
+
+class ArtifactTooNew(ArtifactError):
+    """The manifest's schema is newer than this skipvit."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Record):
+    """A graph input or output. ``shape`` holds integers, and names for dynamic axes."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int | str, ...]
+
+
+class Parity(_Record):
+    """How close one exported file comes to the PyTorch model it was made from, on the same pictures."""
+
+    file: str
+    precision: Literal["fp32", "fp16"]
+    engine: str
+    images: int = Field(ge=1)
+    images_from: str
+    max_abs: float = Field(ge=0)
+    mean_abs: float = Field(ge=0)
+    max_relative: float = Field(ge=0)
+    top1_agreement: float = Field(ge=0, le=1)
+    tolerance: str
+
+
+class Evaluation(_Record):
+    """The task's own figures, measured in PyTorch on a named set before export."""
+
+    dataset: str
+    images: int = Field(ge=1)
+    metrics: dict[str, float]
+
+
+class Manifest(_Record):
+    """Everything a server or a reader needs to know of one model version."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: int = Field(ge=1)
+    task: Literal["classification"]
+    architecture: str
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    preprocessing: Preprocessing
+    weights_from: str
+    created: str
+    commit: str
+    versions: dict[str, str]
+    # precision -> file, best first; the reader loads the first that it can run
+    models: dict[Literal["fp32", "fp16"], str] = Field(min_length=1)
+    # file -> sha256; labels.txt lies one folder up, the rest beside the manifest
+    files: dict[str, str]
+    parity: tuple[Parity, ...]
+    evaluation: Evaluation | None = None
+    macs: int = Field(ge=0)
+    params: int = Field(ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        return check_name(name)
+
+    @field_validator("files")
+    @classmethod
+    def _plain_files(cls, files: dict[str, str]) -> dict[str, str]:
+        for file in files:
+            check_name(file)
+        return files
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One verified version of one model: its manifest, its folder, its labels in class order."""
+
+    manifest: Manifest
+    folder: Path
+    labels: tuple[str, ...]
+
+    def model_path(self, precision: Literal["fp32", "fp16"] | None = None) -> Path:
+        """Path of the ONNX file of ``precision``, or of the first in the manifest.
+
+        Raises:
+            ArtifactMissing: this version has no file of that precision.
+        """
+        models = self.manifest.models
+        if precision is None:
+            precision = next(iter(models))
+        if precision not in models:
+            raise ArtifactMissing(
+                f"{self.folder} has no {precision} model, only {', '.join(models)}; "
+                f"export it again with --precision {precision}"
+            )
+        return self.folder / models[precision]
+
+
+def check_name(name: str) -> str:
+    """Returns ``name`` if it may name a model or a file of one.
+
+    Raises:
+        ValueError: it could leave its folder, or would not survive as a URL segment.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot name a model or file: use 1 to 128 letters, digits, '.', '_' or '-', not starting with '.'"
+        )
+    return name
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def model_names(root: Path) -> list[str]:
+    """Names of the models in a repository, sorted; folders that hold no version are left out.
+
+    Raises:
+        ArtifactMissing: ``root`` is not a folder.
+    """
+    if not root.is_dir():
+        raise ArtifactMissing(
+            f"model repository {root} is not a folder; make one with `make demo-models` or `skipvit-to-onnx`"
+        )
+    return sorted(p.name for p in root.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and versions_of(p))
+
+
+def versions_of(model_folder: Path) -> list[int]:
+    """Version numbers present in a model's folder, ascending."""
+    if not model_folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in model_folder.iterdir() if re.fullmatch(r"[1-9]\d{0,17}", p.name) and p.is_dir())
+
+
+def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
+    """Reads and verifies one version of a model, the latest unless told otherwise.
+
+    Raises:
+        ArtifactMissing, ArtifactCorrupt, ArtifactTooNew: see the module's docstring.
+    """
+    model_folder = root / name
+    versions = versions_of(model_folder)
+    if not versions:
+        raise ArtifactMissing(f"model {name!r}: no version folder such as {model_folder / '1'}; export the model first")
+    version = versions[-1] if version is None else version
+    if version not in versions:
+        raise ArtifactMissing(f"model {name!r} has no version {version}, only {versions}")
+    folder = model_folder / str(version)
+    manifest = _read_manifest(folder / MANIFEST)
+    if (manifest.name, manifest.version) != (name, version):
+        raise ArtifactCorrupt(
+            f"{folder / MANIFEST} is for {manifest.name!r} version {manifest.version}, but lies in the folder of "
+            f"{name!r} version {version}; restore the folder's name or export again"
+        )
+    _verify_files(manifest, folder, model_folder)
+    return Entry(manifest, folder, _read_labels(model_folder / LABELS))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    raw = _read_bounded(path, _MAX_MANIFEST_BYTES)
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactCorrupt(f"{path} is not JSON ({error}); export the model again") from None
+    schema = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise ArtifactTooNew(
+            f"{path} has schema {schema}, this skipvit reads up to {SCHEMA_VERSION}; upgrade skipvit or export again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ArtifactCorrupt(f"{path}: {where}: {first['msg']}; export the model again") from None
+    unlisted = [file for file in manifest.models.values() if file not in manifest.files]
+    if unlisted:
+        raise ArtifactCorrupt(f"{path} gives no sha256 for {', '.join(unlisted)}; export the model again")
+    return manifest
+
+
+def _verify_files(manifest: Manifest, folder: Path, model_folder: Path) -> None:
+    for name, expected in manifest.files.items():
+        path = (model_folder if name == LABELS else folder) / name
+        if not path.is_file():
+            raise ArtifactMissing(f"{path} is named by the manifest but is not there; copy it back or export again")
+        found = sha256_of(path)
+        if found != expected:
+            raise ArtifactCorrupt(
+                f"{path} has sha256 {found[:12]}…, the manifest says {expected[:12]}…; "
+                "the file was changed or cut short: copy it again or export again"
+            )
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return ()
+    try:
+        text = _read_bounded(path, _MAX_LABELS_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactCorrupt(f"{path} is not UTF-8 ({error}); write one label a line in UTF-8") from None
+    return tuple(text.splitlines())
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except FileNotFoundError:
+        raise ArtifactMissing(f"{path} is not there; copy it back or export the model again") from None
+    except OSError as error:
+        raise ArtifactCorrupt(f"{path} cannot be read: {error}") from None
+    if len(raw) > limit:
+        raise ArtifactCorrupt(f"{path} is over {limit} bytes, which no such file of skipvit's is; export again")
+    return raw
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def next_version(root: Path, name: str) -> int:
+    """The version number that the next export of ``name`` gets: 1, or one more than the latest."""
+    versions = versions_of(root / check_name(name))
+    return versions[-1] + 1 if versions else 1
+
+
+@contextmanager
+def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
+    """Yields an empty folder to write a version into; it takes its place only if the block succeeds.
+
+    Raises:
+        ArtifactError: that version exists already.
+    """
+    model_folder = root / check_name(name)
+    target = model_folder / str(version)
+    if target.exists():
+        raise ArtifactError(f"{target} exists; give another --version, or remove that folder first")
+    made_folder = not model_folder.exists()
+    model_folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_folder))
+    try:
+        staging.chmod(0o755)  # mkdtemp makes 0700, which a server under another user could not read
+        yield staging
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made_folder:
+            with suppress(OSError):  # leaves the folder when somebody else wrote into it meanwhile
+                model_folder.rmdir()
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name, then renames it into place."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def hashes_of(folder: Path, labels: Path | None) -> Mapping[str, str]:
+    """SHA-256 of every file in ``folder``, and of the model's labels file where there is one."""
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    if labels is not None:
+        files[LABELS] = sha256_of(labels)
+    return files

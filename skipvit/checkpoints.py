@@ -1,0 +1,130 @@
+"""A checkpoint: what training writes and export reads.
+
+    <folder>/model.safetensors   weights only, the EMA's where training kept one
+    <folder>/checkpoint.json     architecture, labels, preprocessing, resolved recipe, metrics, versions
+    <folder>/samples.npz         optional: some evaluation pictures and their labels, for export to compare engines on
+
+Weights never travel as pickles, so opening a stranger's checkpoint runs none of their code.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from skipvit.artifacts import Evaluation, write_atomically
+from skipvit.models import create_model
+from skipvit.transforms import Pixels, Preprocessing
+
+SCHEMA_VERSION = 1
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "checkpoint.json"
+SAMPLES = "samples.npz"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the message names the file and says what to do."""
+
+
+class Checkpoint(BaseModel):
+    """The JSON beside the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    architecture: str
+    # keyword arguments of the architecture, as given to create_model: num_classes, img_size, skip ...
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    recipe: dict[str, Any]
+    evaluation: Evaluation | None = None
+    epochs: int = Field(ge=0)
+    versions: dict[str, str]
+    commit: str
+
+
+def save_checkpoint(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    checkpoint: Checkpoint,
+    samples: tuple[Pixels, np.ndarray[Any, np.dtype[np.int64]]] | None = None,
+) -> None:
+    """Writes a checkpoint; each file appears complete or not at all, the description last.
+
+    Args:
+        samples: evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), for export's comparison.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # until it is back, the folder is not a checkpoint
+    staging = folder / f".{WEIGHTS}"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging)
+    staging.replace(folder / WEIGHTS)
+    if samples is not None:
+        staging = folder / f".{SAMPLES}"
+        with staging.open("wb") as file:
+            np.savez_compressed(file, images=samples[0], labels=samples[1])
+        staging.replace(folder / SAMPLES)
+    text = json.dumps(checkpoint.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_atomically(folder / DESCRIPTION, text + "\n")
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Reads the description of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, malformed, or from a newer skipvit.
+    """
+    path = folder / DESCRIPTION
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        raise CheckpointError(f"{folder} is not a checkpoint: no readable {DESCRIPTION}; train one with skipvit-train") from None
+    try:
+        schema = json.loads(raw).get("schema_version")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a JSON object ({error}); train again or restore the file") from None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise CheckpointError(f"{path} has schema {schema}, this skipvit reads up to {SCHEMA_VERSION}; upgrade skipvit")
+    try:
+        return Checkpoint.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path}: {where}: {first['msg']}; train again or restore the file") from None
+
+
+def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
+    """Builds the model of a checkpoint, in eval mode on the CPU, with its weights.
+
+    Raises:
+        CheckpointError: the description or the weights cannot be used.
+    """
+    checkpoint = read_checkpoint(folder)
+    model = create_model(checkpoint.architecture, **checkpoint.model_args)
+    path = folder / WEIGHTS
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there; copy it back or train again") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit {checkpoint.architecture}: {error}") from None
+    return model.eval(), checkpoint
+
+
+def read_samples(folder: Path) -> tuple[Pixels, np.ndarray[Any, np.dtype[np.int64]]] | None:
+    """Evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), or None where the checkpoint has none."""
+    path = folder / SAMPLES
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return data["images"], data["labels"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None

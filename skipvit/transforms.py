@@ -1,0 +1,103 @@
+"""Pictures to pixels: the one rule by which training, evaluation and the server see the same image.
+
+A decoded ``PIL.Image`` becomes a uint8 array (H, W, 3) in sRGB order, values 0..255. Normalisation is not done
+here: mean and std live inside the exported graph.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+Pixels = npt.NDArray[np.uint8]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocessing(BaseModel):
+    """How a picture of any size becomes a model input; written into every checkpoint and manifest.
+
+    ``crop`` resizes and takes the centre ``crop_pct`` of the largest window of the model's aspect ratio (timm's
+    evaluation rule); ``squash`` resizes the whole picture, whatever its aspect ratio.
+    ``mean`` and ``std`` are in units of the 0..1 range, and are applied inside the graph.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(ge=1, le=16384)
+    width: int = Field(ge=1, le=16384)
+    resize: Literal["crop", "squash"] = "crop"
+    crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
+    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Returns (height, width, 3) uint8 pixels of ``image``, which may have any mode and size."""
+        rgb = to_rgb(image)
+        box = self._window(rgb.width, rgb.height)
+        size = (self.width, self.height)
+        if rgb.size != size or box != (0.0, 0.0, float(rgb.width), float(rgb.height)):
+            rgb = rgb.resize(size, _RESAMPLING[self.interpolation], box=box)
+        return np.asarray(rgb, dtype=np.uint8)
+
+    def _window(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a width x height picture that is kept: left, top, right, bottom in source pixels."""
+        if self.resize == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        # The largest window of the target's aspect ratio, shrunk about the centre by crop_pct. Resizing that window
+        # directly skips the pixels that a resize-then-crop would compute and throw away.
+        scale = min(width / self.width, height / self.height) * self.crop_pct
+        half_w, half_h = self.width * scale / 2, self.height * scale / 2
+        return width / 2 - half_w, height / 2 - half_h, width / 2 + half_w, height / 2 + half_h
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns the picture as an 8-bit RGB image, upright as its EXIF orientation says.
+
+    16-bit greyscale is scaled to 8 bits (Pillow's own conversion would clip it), transparency is laid over white, and
+    CMYK, palette and the other modes go through Pillow's conversion.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(upright)
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    # PNG's 16-bit grey opens as "I;16" or, in older Pillow, as "I"; both count from 0 to 65535. TIFF's 32-bit floats
+    # have no agreed range, so they are taken as 0..1 when they fit there and as 0..255 otherwise.
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if image.mode == "F":
+        top = 1.0 if values.size and values.max() <= 1.0 else 255.0
+    else:
+        top = 65535.0
+    grey = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def stack(images: Sequence[Pixels]) -> Pixels:
+    """Stacks B pictures of one size (H, W, 3) into (B, H, W, 3).
+
+    Raises:
+        ValueError: no picture was given, or two sizes differ.
+    """
+    if not images:
+        raise ValueError("got no picture to stack; give at least one")
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"pictures of one size are needed to make a batch, got {sorted(sizes)}")
+    return np.stack(images)

@@ -1,0 +1,1 @@
+"""Data to checkpoint: recipes, the training loop, evaluation."""
