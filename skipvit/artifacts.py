@@ -165,7 +165,8 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot name a model or file: use 1 to 128 letters, digits, '.', '_' or '-', not starting with '.'"
+            f"{name!r} cannot name a model or file: use 1 to 128 letters, digits, '.', '_' or '-', "
+            "and let the first be a letter or digit"
         )
     return name
 
@@ -176,7 +177,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 def model_names(root: Path) -> list[str]:
@@ -282,7 +283,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
     return raw
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing ---
 
 
 def next_version(root: Path, name: str) -> int:

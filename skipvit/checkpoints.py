@@ -85,7 +85,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         raw = path.read_bytes()
     except OSError:
-        raise CheckpointError(f"{folder} is not a checkpoint: no readable {DESCRIPTION}; train one with skipvit-train") from None
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: no readable {DESCRIPTION}; train one with skipvit-train"
+        ) from None
     try:
         schema = json.loads(raw).get("schema_version")
     except (ValueError, AttributeError) as error:

@@ -41,7 +41,9 @@ def commit() -> str:
 
 def machine() -> str:
     """Processor model and the number of CPUs this process may use, e.g. ``AMD EPYC 9B14, 2 CPUs``."""
-    return f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPUs"
+    return (
+        f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPUs"
+    )
 
 
 def _processor() -> str:

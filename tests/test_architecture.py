@@ -19,11 +19,12 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 # A file in a room shadows a module of the same name when the room's program runs as a script.
-DEPENDENCIES = {
-    "fastapi", "httpx", "matplotlib", "numpy", "onnx", "onnxruntime", "onnxscript", "orjson", "PIL", "prometheus_client",
-    "psutil", "pydantic", "pydantic_settings", "pytest", "safetensors", "sklearn", "starlette", "tensorboard", "tensorrt",
-    "timm", "torch", "torchvision", "tqdm", "uvicorn", "uvloop",
-}  # fmt: skip
+DEPENDENCIES = set(
+    (
+        "fastapi httpx matplotlib numpy onnx onnxruntime onnxscript orjson PIL prometheus_client psutil pydantic "
+        "pydantic_settings pytest safetensors sklearn starlette tensorboard tensorrt timm torch torchvision tqdm uvicorn uvloop"
+    ).split()
+)
 
 
 def imports_of(source: str) -> set[str]:
@@ -85,7 +86,9 @@ def _imports_guard_first(path: Path) -> bool:
     return "skipvit.models" in path.read_text()
 
 
-@pytest.mark.parametrize("module", ["skipvit", "skipvit.artifacts", "skipvit.transforms", "serve", "serve.app", "serve.cli"])
+@pytest.mark.parametrize(
+    "module", ["skipvit", "skipvit.artifacts", "skipvit.transforms", "serve", "serve.app", "serve.cli"]
+)
 def test_light_modules_load_neither_torch_nor_timm(module: str) -> None:
     code = f"import sys, {module}; sys.exit(sum(name in sys.modules for name in ('torch', 'timm', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Layers own weights and call ops; the papers' parts by the papers' names."""

@@ -1,0 +1,56 @@
+"""SkipAt's parametric function Φ (arXiv 2301.02240): Φ = ECA ∘ FC2 ∘ DwC ∘ FC1.
+
+Φ turns the attention output of an earlier layer into a stand-in for this layer's. It sees patch tokens only.
+
+Differences from the paper: none known; layer order, activations and sizes are those of the released code.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skipvit.ops import eca_gate, token_dwconv_gelu
+
+_ECA_KERNEL = 3  # fixed in the released code, not ECA-Net's channel-dependent size
+
+
+class Phi(nn.Module):
+    """FC1 and GELU, depthwise r x r convolution and GELU, FC2, then the ECA channel gate. No norm, no residual.
+
+    Args:
+        dim: channels d of the attention output.
+        expansion: hidden channels are int(dim * expansion); the paper's is 2.
+        kernel_size: odd r of the depthwise convolution; the paper's is 5.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        expansion: float = 2.0,
+        kernel_size: int = 5,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        if hidden < 1:
+            raise ValueError(
+                f"Φ of {dim} channels with expansion {expansion} has no hidden channel; raise the expansion"
+            )
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"Φ needs an odd kernel size to keep the grid, got {kernel_size}; use 3, 5 or 7")
+        self.fc1 = nn.Linear(dim, hidden, device=device, dtype=dtype)
+        self.dwconv = nn.Conv2d(
+            hidden, hidden, kernel_size, padding=kernel_size // 2, groups=hidden, device=device, dtype=dtype
+        )
+        self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
+        self.eca = nn.Conv1d(1, 1, _ECA_KERNEL, padding=_ECA_KERNEL // 2, bias=False, device=device, dtype=dtype)
+
+    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patch tokens (B, n, d) in row-major order of ``grid`` = (H, W), n = H*W, to (B, n, d)."""
+        y = F.gelu(self.fc1(z))
+        # Under autocast y may be in a lower precision than the weights that no autocast rule covers.
+        assert self.dwconv.bias is not None
+        weight, bias = self.dwconv.weight.to(y.dtype), self.dwconv.bias.to(y.dtype)
+        y = self.fc2(token_dwconv_gelu(y, weight, bias, grid[0], grid[1]))
+        return y * eca_gate(y, self.eca.weight.to(y.dtype))

@@ -1,0 +1,37 @@
+"""The one place that imports timm.
+
+timm imports torchvision, and torchvision's CUDA build, which is what a bare ``pip install torchvision`` brings, fails to
+import beside a CPU build of torch: its compiled operators cannot be loaded, and its Python side then registers shape
+rules for two operators that do not exist. Declaring those two operators first lets the import go through; nothing here
+calls them, and pictures are decoded by Pillow.
+"""
+
+import importlib
+import sys
+from typing import Any
+
+import torch
+
+_MISSING_OPS = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+def _import_torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "timm needs torchvision, which is not installed; run: pip install 'skipvit[model]'"
+        ) from None
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for op in _MISSING_OPS:
+            torch.library.define(f"torchvision::{op}", _SCHEMA)
+        importlib.import_module("torchvision")
+
+
+_import_torchvision()
+timm: Any = importlib.import_module("timm")
