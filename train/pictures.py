@@ -1,0 +1,68 @@
+"""What every source of pictures offers: pictures by index, and their classes."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class DataError(Exception):
+    """Data cannot be used; the message names the file or folder and says what to do."""
+
+
+class Pictures(Protocol):
+    """Pictures of any size and mode, each with one class."""
+
+    @property
+    def labels(self) -> Labels:
+        """(n,) class indices."""
+        ...
+
+    def open(self, index: int) -> Image.Image:
+        """Decodes one picture.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training set, a held-out set, and the class names that both are indices into.
+
+    ``held_out_name`` says in words what an evaluation figure was measured on.
+    """
+
+    uri: str
+    classes: tuple[str, ...]
+    train: Pictures
+    held_out: Pictures
+    held_out_name: str
+
+
+def open_data(uri: str) -> Dataset:
+    """Opens the data set that a URI names.
+
+    Raises:
+        DataError: the URI is not one of ours, or what it names cannot be used.
+    """
+    scheme, _, rest = uri.partition(":")
+    if (scheme, rest) == ("builtin", "digits"):
+        from train.digits import digits
+
+        return digits()
+    if (scheme, rest) == ("builtin", "drawn-digits"):
+        from train.drawn_digits import drawn_digits
+
+        return drawn_digits()
+    if scheme == "imagefolder" and rest:
+        from train.image_folder import image_folder
+
+        return image_folder(rest)
+    raise DataError(
+        f"{uri!r} names no data set; write builtin:digits, builtin:drawn-digits or imagefolder:/path/to/folder"
+    )

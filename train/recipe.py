@@ -1,0 +1,247 @@
+"""A recipe: everything that decides the outcome of a training run, as data.
+
+    [model] [data] [augment] [optim] [schedule] [run]
+
+A recipe is a TOML file, or the recipe.json that a run leaves behind. Unknown keys are errors. Nothing here imports
+torch, so that a typo is reported at once.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PACKAGED = Path(__file__).resolve().parent / "recipes"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+# TOML has arrays only, so the one loose rule of the strict models is that an array may become a tuple.
+Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message names the file and the key, and says what to write instead."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Model(_Section):
+    """A timm name or one of ours; ``args`` go to its constructor. Classes and picture size come from the data."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class Data(_Section):
+    """Where pictures come from, and how evaluation and the server bring them to the model's size."""
+
+    uri: str
+    image_size: int = Field(default=224, ge=1, le=16384)
+    resize: Literal["crop", "squash"] = "crop"
+    crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
+    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
+    workers: int = Field(default=0, ge=0, description="decoding processes per training process")
+    repeats: int = Field(default=1, ge=1, description="repeated augmentation: views of one picture per epoch")
+
+
+class Augment(_Section):
+    """``digits`` distorts a batch of glyphs, ``imagenet`` crops and recolours photographs, ``none`` resizes."""
+
+    kind: Literal["none", "digits", "imagenet"] = "none"
+    # imagenet
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = Field(default=0.4, ge=0.0)
+    flip: Fraction = 0.5
+    min_area: float = Field(default=0.08, gt=0.0, le=1.0)
+    random_erasing: Fraction = 0.0
+    # digits
+    rotation: float = Field(default=12.0, ge=0.0, le=90.0, description="degrees to either side")
+    shear: float = Field(default=0.15, ge=0.0, le=1.0)
+    aspect: float = Field(default=1.25, ge=1.0, le=4.0, description="height may grow over width by this, or shrink")
+    margin: float = Field(default=0.25, ge=0.0, le=0.45, description="empty frame around the ink, of each side")
+    thickness: Fraction = 0.5
+    contrast: Fraction = 0.5
+    plain: Fraction = Field(default=0.2, description="share of pictures that are left as they are")
+    # both
+    mixup: float = Field(default=0.0, ge=0.0)
+    cutmix: float = Field(default=0.0, ge=0.0)
+    mix_probability: Fraction = 1.0
+
+
+class Optim(_Section):
+    """AdamW and the loss."""
+
+    lr: float = Field(gt=0.0)
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    betas: Pair = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0.0)
+    clip_norm: float = Field(default=0.0, ge=0.0, description="0 clips nothing")
+    label_smoothing: Fraction = 0.0
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Schedule(_Section):
+    """Linear warm-up, then cosine; both move at every step."""
+
+    epochs: int = Field(ge=1)
+    warmup_epochs: float = Field(default=0.0, ge=0.0)
+    warmup_lr: float = Field(default=0.0, ge=0.0)
+    min_lr: float = Field(default=0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be fewer than epochs {self.epochs}")
+        return self
+
+
+class Run(_Section):
+    """How the run is carried out. ``batch`` is the whole batch of a step, over all processes and accumulation."""
+
+    seed: int = Field(default=0, ge=0)
+    batch: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    steps: int = Field(default=0, ge=0, description="stop after so many steps; 0 runs all epochs")
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    amp: Literal["auto", "bf16", "off"] = "auto"
+    threads: int = Field(default=0, ge=0, description="CPU threads per process; 0 shares the machine's out")
+    save_every: int = Field(default=0, ge=0, description="steps between resume states; 0 saves after each epoch")
+    evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations")
+    log_every: int = Field(default=10, ge=1, description="steps between lines of metrics.jsonl")
+    tensorboard: bool = False
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    model: Model
+    data: Data
+    augment: Augment = Augment()
+    optim: Optim
+    schedule: Schedule
+    run: Run
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.run.batch % self.run.accumulate:
+            raise ValueError(f"run.batch {self.run.batch} cannot be split into run.accumulate {self.run.accumulate}")
+        if (self.augment.mixup or self.augment.cutmix) and (self.run.batch // self.run.accumulate) % 2:
+            raise ValueError(f"mixup and cutmix pair pictures, so run.batch {self.run.batch} per part must be even")
+        return self
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Lines ``key: mine, the other's`` for every key whose values differ."""
+        mine, others = (dict(_flatten(recipe.model_dump(mode="json"))) for recipe in (self, other))
+        keys = sorted(mine.keys() | others.keys())
+        return [f"{k}: {mine.get(k)!r}, was {others.get(k)!r}" for k in keys if mine.get(k) != others.get(k)]
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe from a file, or a packaged one by its bare name.
+
+    Args:
+        overrides: ``section.key=value`` strings, the value as TOML would have it; bare words are strings.
+
+    Raises:
+        RecipeError: the file or a value in it cannot be used.
+    """
+    path = find_recipe(name)
+    tables = _read_tables(path)
+    for override in overrides:
+        _apply_override(tables, override)
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        source = f"{path}" + (f" with --set {' '.join(overrides)}" if overrides else "")
+        raise RecipeError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Path of a recipe file; a name without a folder may also be a packaged recipe, with or without ``.toml``."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = {p.stem: p for p in sorted(PACKAGED.glob("*.toml"))}
+    if path.parent == Path() and path.name.removesuffix(".toml") in packaged:
+        return packaged[path.name.removesuffix(".toml")]
+    near = difflib.get_close_matches(path.stem, packaged, n=2, cutoff=0.5) or list(packaged)
+    raise RecipeError(f"no recipe {name}: it is neither a file nor a packaged recipe; packaged are: {', '.join(near)}")
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:  # both decoders' errors are ValueErrors
+        raise RecipeError(f"{path} cannot be read as a recipe: {error}") from None
+    if not isinstance(tables, dict):
+        raise RecipeError(f"{path} holds a {type(tables).__name__}, a recipe is a table with the keys {_keys('')}")
+    return tables
+
+
+def _apply_override(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not parents:
+        raise RecipeError(f"--set {override}: write it as section.key=value, such as --set optim.lr=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}: {parent} is a value, not a section")
+    table[last] = value
+
+
+def _explain(error: Any) -> str:
+    """One of pydantic's errors in terms of the recipe: the key, what came, what is needed."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section, _, last = key.rpartition(".")
+        return f"unknown key {key} = {error['input']!r}; {_nearest(section, last)}"
+    if error["type"] == "missing":
+        return f"{key} is missing; the recipe must give it"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _nearest(section: str, key: str) -> str:
+    known = [dotted for dotted, _ in _flatten(_schema())]
+    inside = {dotted.rpartition(".")[2]: dotted for dotted in known if dotted.rpartition(".")[0] == section}
+    anywhere = {dotted.rpartition(".")[2]: dotted for dotted in known} if section else {k: k for k in _schema()}
+    for names in (inside, anywhere):
+        if near := difflib.get_close_matches(key, names, n=1, cutoff=0.5):
+            return f"did you mean {names[near[0]]}?"
+    return f"the keys here are {_keys(section)}"
+
+
+def _keys(section: str) -> str:
+    table = _schema()
+    return ", ".join(table.get(section, table) if section else table)
+
+
+def _schema() -> dict[str, dict[str, None]]:
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return {name: dict.fromkeys(kind.model_fields) for name, kind in sections.items() if kind is not None}
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

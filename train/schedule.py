@@ -1,0 +1,18 @@
+"""The learning rate: linear warm-up, then half a cosine, both moving at every step."""
+
+import math
+
+
+def learning_rate(
+    step: int, total: int, lr: float, warmup_steps: int = 0, warmup_lr: float = 0.0, min_lr: float = 0.0
+) -> float:
+    """Rate of ``step``, counted from 0, of ``total`` steps.
+
+    The warm-up reaches ``lr`` in its last step; the cosine starts there and would reach ``min_lr`` at step ``total``.
+
+    Differences from DeiT: its rate moves once per epoch, this one at every step.
+    """
+    if step < warmup_steps:
+        return warmup_lr + (lr - warmup_lr) * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total - warmup_steps)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * done))
