@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,9 +332,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
-def hashes_of(folder: Path, labels: Path | None) -> Mapping[str, str]:
-    """SHA-256 of every file in ``folder``, and of the model's labels file where there is one."""
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
-    if labels is not None:
-        files[LABELS] = sha256_of(labels)
-    return files
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in ``folder`` but the manifest, which will hold them."""
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}

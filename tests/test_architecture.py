@@ -19,12 +19,33 @@ MAY_IMPORT = {
     "benchmarks": set(ROOMS),
 }
 # A file in a room shadows a module of the same name when the room's program runs as a script.
-DEPENDENCIES = set(
-    (
-        "fastapi httpx matplotlib numpy onnx onnxruntime onnxscript orjson PIL prometheus_client psutil pydantic "
-        "pydantic_settings pytest safetensors sklearn starlette tensorboard tensorrt timm torch torchvision tqdm uvicorn uvloop"
-    ).split()
-)
+DEPENDENCIES = {
+    "fastapi",
+    "httpx",
+    "matplotlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "orjson",
+    "PIL",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "pydantic_settings",
+    "pytest",
+    "safetensors",
+    "sklearn",
+    "starlette",
+    "tensorboard",
+    "tensorrt",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm",
+    "uvicorn",
+    "uvloop",
+}
 
 
 def imports_of(source: str) -> set[str]:

@@ -1,6 +1,6 @@
 """The one place that imports timm.
 
-timm imports torchvision, and torchvision's CUDA build, which is what a bare ``pip install torchvision`` brings, fails to
+timm imports torchvision, and torchvision's CUDA build, which a bare ``pip install torchvision`` brings, fails to
 import beside a CPU build of torch: its compiled operators cannot be loaded, and its Python side then registers shape
 rules for two operators that do not exist. Declaring those two operators first lets the import go through; nothing here
 calls them, and pictures are decoded by Pillow.

@@ -1,0 +1,141 @@
+"""One entry of the model repository, from model to folder: export, compare, describe, take its place."""
+
+import datetime
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from tqdm import tqdm
+
+from export.deploy import DeployClassifier
+from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
+from export.origin import Origin, pictures_of, synthetic_pictures
+from export.parity import Pictures, compare, torch_logits
+from export.triton_config import triton_config
+from skipvit import artifacts, provenance
+from skipvit.artifacts import Manifest, Parity, Tensor
+from skipvit.complexity import count_macs, count_params
+
+Precision = Literal["fp32", "fp16"]
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+_PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write where; the fields are the program's options."""
+
+    root: Path
+    name: str
+    version: int | None
+    precisions: tuple[Precision, ...]
+    opset: int
+    images: Path | None
+    labels: tuple[str, ...]
+    verify: bool
+
+
+def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
+    """Writes and verifies one version; returns its folder and the parity figures.
+
+    Raises:
+        ArtifactError: the version exists, or the labels contradict the model's earlier versions.
+        ParityError: a file strays from the model; nothing is left behind.
+        OriginError: the pictures to compare on cannot be read.
+        ValueError: name, labels or opset cannot be used.
+    """
+    artifacts.check_name(plan.name)
+    version = plan.version or artifacts.next_version(plan.root, plan.name)
+    labels_text = _labels_text(origin, plan)
+    pictures = _pictures(origin, plan)
+    parities: list[Parity] = []
+    with (
+        artifacts.new_version(plan.root, plan.name, version) as staging,
+        tqdm(total=2 * len(plan.precisions), desc=plan.name, unit="step", leave=False) as bar,
+    ):
+        reference = torch_logits(origin.model, origin.preprocessing, pictures.images) if plan.verify else None
+        for precision in plan.precisions:
+            bar.set_postfix_str(f"exporting {precision}")
+            path = staging / _FILES[precision]
+            _write_graph(origin, precision, plan.opset, path)
+            bar.update()
+            if reference is not None:
+                bar.set_postfix_str(f"comparing {precision}")
+                parities.append(compare(reference, path, precision, pictures))
+            bar.update()
+        manifest = _manifest(origin, plan, version, parities, staging, labels_text)
+        _write_beside_versions(plan.root / plan.name, manifest, labels_text)
+        artifacts.write_atomically(staging / artifacts.MANIFEST, manifest.to_json())
+    return plan.root / plan.name / str(version), parities
+
+
+def _labels_text(origin: Origin, plan: Plan) -> str:
+    classes = int(getattr(origin.model, "num_classes", len(plan.labels)))
+    if len(plan.labels) != classes:
+        raise ValueError(
+            f"the model has {classes} classes, but {len(plan.labels)} labels were given; give one for each"
+        )
+    if any(len(label.splitlines()) != 1 or not label.strip() for label in plan.labels):
+        raise ValueError("a label is empty or has a line break in it; labels.txt holds one a line")
+    text = "".join(f"{label}\n" for label in plan.labels)
+    existing = plan.root / plan.name / artifacts.LABELS
+    if existing.exists() and existing.read_text(encoding="utf-8") != text:
+        raise artifacts.ArtifactError(
+            f"{existing} has other labels, and all versions of a model share them; give another --name"
+        )
+    return text
+
+
+def _pictures(origin: Origin, plan: Plan) -> Pictures:
+    if plan.images is not None:
+        return pictures_of(plan.images, origin.preprocessing)
+    return origin.samples or synthetic_pictures(origin.preprocessing)
+
+
+def _write_graph(origin: Origin, precision: Precision, opset: int, path: Path) -> None:
+    deployable = DeployClassifier(origin.model, origin.preprocessing, _DTYPES[precision])
+    graph = to_graph(deployable, origin.preprocessing.height, origin.preprocessing.width, opset)
+    onnx.save(graph, path)
+
+
+def _manifest(
+    origin: Origin, plan: Plan, version: int, parities: Sequence[Parity], staging: Path, labels_text: str
+) -> Manifest:
+    pre = origin.preprocessing
+    classes = len(plan.labels)
+    sample = torch.zeros(1, 3, pre.height, pre.width)
+    return Manifest(
+        name=plan.name,
+        version=version,
+        task="classification",
+        architecture=origin.architecture,
+        inputs=(Tensor(name=INPUT, dtype="uint8", shape=("batch", pre.height, pre.width, 3)),),
+        outputs=tuple(Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)),
+        preprocessing=pre,
+        weights_from=origin.weights_from,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        commit=provenance.commit(),
+        versions=provenance.versions_of(_PACKAGES),
+        models={p: _FILES[p] for p in plan.precisions},
+        files={
+            **artifacts.hashes_of(staging),
+            artifacts.LABELS: hashlib.sha256(labels_text.encode()).hexdigest(),
+        },
+        parity=tuple(parities),
+        evaluation=origin.evaluation,
+        macs=count_macs(origin.model, sample),
+        params=count_params(origin.model),
+    )
+
+
+def _write_beside_versions(folder: Path, manifest: Manifest, labels_text: str) -> None:
+    """labels.txt and config.pbtxt; the latter only once, as operators edit it."""
+    artifacts.write_atomically(folder / artifacts.LABELS, labels_text)
+    config = folder / artifacts.TRITON_CONFIG
+    if not config.exists():
+        artifacts.write_atomically(config, triton_config(manifest, labels=True))

@@ -1,0 +1,86 @@
+"""PyTorch module to ONNX graph: one call of the exporter, our ops' bodies, and nothing of this machine left in it."""
+
+import logging
+import warnings
+
+import onnx
+import torch
+
+from export import ops
+from export.deploy import DeployClassifier
+from export.ops.domain import DOMAIN, VERSION
+
+MIN_OPSET, MAX_OPSET = 18, 20
+INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
+_MAX_BATCH = 4096
+_OPS = (ops.token_dwconv_gelu, ops.eca_gate)
+
+
+def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_OPSET) -> onnx.ModelProto:
+    """Exports a deployable classifier with a dynamic batch axis.
+
+    Input ``images`` is uint8 (batch, height, width, 3); outputs ``logits`` and ``probabilities`` are float32
+    (batch, num_classes).
+
+    Raises:
+        ValueError: the opset is outside 18..20.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ValueError(f"opset {opset} is outside {MIN_OPSET}..{MAX_OPSET}, the range that every target engine takes")
+    sample = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations; what it makes is compared below the line
+        _quiet_exporter()
+        program = torch.onnx.export(
+            model,
+            (sample,),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes={"images": {0: batch}},
+            input_names=[INPUT],
+            output_names=[LOGITS, PROBABILITIES],
+            custom_translation_table={op.TORCH_OP: op.record for op in _OPS},
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    _add_bodies(graph, opset)
+    _strip(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _quiet_exporter() -> None:
+    logging.getLogger("torch.onnx._internal.exporter").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+
+
+def _add_bodies(graph: onnx.ModelProto, opset: int) -> None:
+    used = {node.op_type for node in graph.graph.node if node.domain == DOMAIN}
+    graph.functions.extend(op.body(opset) for op in _OPS if op.NAME in used)
+    if used and DOMAIN not in {imported.domain for imported in graph.opset_import}:
+        graph.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+
+
+def _strip(graph: onnx.ModelProto) -> None:
+    """Removes the exporter's debugging notes: source paths of the exporting machine, in every node."""
+    del graph.metadata_props[:]
+    del graph.graph.metadata_props[:]
+    graph.doc_string = graph.graph.doc_string = ""
+    for item in [*graph.graph.node, *graph.graph.value_info, *graph.graph.initializer]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for value in [*graph.graph.input, *graph.graph.output]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+
+
+def plugin_ops(graph: onnx.ModelProto) -> dict[str, int]:
+    """How often each op of ours occurs."""
+    counts: dict[str, int] = {}
+    for node in graph.graph.node:
+        if node.domain == DOMAIN:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts

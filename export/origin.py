@@ -1,0 +1,183 @@
+"""Where a model to export comes from: a checkpoint of ours, or a name with weights from a file, a hub or nowhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from export.parity import Pictures
+from skipvit.artifacts import Evaluation
+from skipvit.checkpoints import DESCRIPTION, load_model, read_samples
+from skipvit.models import create_model
+from skipvit.models.timm_guard import timm
+from skipvit.transforms import Preprocessing, stack
+
+_SYNTHETIC_IMAGES = 16
+_PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_MAX_PICTURES = 256
+
+
+class OriginError(Exception):
+    """The model, its weights, labels or pictures cannot be had; the message says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model in eval mode with all that a manifest says about it."""
+
+    model: nn.Module
+    architecture: str
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    weights_from: str
+    default_name: str
+    evaluation: Evaluation | None
+    samples: Pictures | None
+
+
+def resolve(source: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
+    """Builds the model that ``source`` names: a checkpoint folder, or a model's name.
+
+    Raises:
+        OriginError, CheckpointError, ValueError: it cannot be built; the message says why.
+    """
+    folder = Path(source)
+    if (folder / DESCRIPTION).exists():
+        if weights or pretrained or model_args:
+            raise OriginError(f"{source} is a checkpoint and brings its own weights; leave the other options out")
+        return _from_checkpoint(folder)
+    if folder.exists() or "/" in source or "\\" in source:
+        raise OriginError(f"{source} is not a checkpoint: it has no {DESCRIPTION}; train one with skipvit-train")
+    return _from_name(source, weights, pretrained, model_args)
+
+
+def _from_checkpoint(folder: Path) -> Origin:
+    model, checkpoint = load_model(folder)
+    samples = read_samples(folder)
+    evaluation = checkpoint.evaluation
+    pictures = None
+    if samples is not None:
+        of = evaluation.dataset if evaluation else "the checkpoint's set"
+        pictures = Pictures(samples[0], f"{len(samples[0])} evaluation pictures of {of}", real=True)
+    return Origin(
+        model=model,
+        architecture=checkpoint.architecture,
+        preprocessing=checkpoint.preprocessing,
+        labels=checkpoint.labels,
+        weights_from=f"checkpoint {folder.resolve().name}, {checkpoint.epochs} epochs, commit {checkpoint.commit}",
+        default_name=folder.resolve().name,
+        evaluation=evaluation,
+        samples=pictures,
+    )
+
+
+def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
+    torch.manual_seed(0)
+    try:
+        model = create_model(name, pretrained=pretrained, **model_args).eval()
+    except TypeError as error:
+        raise OriginError(f"{name} does not take these arguments: {error}; correct --model-arg") from None
+    except OSError as error:
+        raise OriginError(f"{name}: its weights cannot be fetched ({error}); give a file with --weights") from None
+    if weights is not None:
+        _load_weights(model, weights)
+    where = f"file {weights.name}" if weights else "timm's hub" if pretrained else "random initialisation, seed 0"
+    config = timm.data.resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    if "img_size" in model_args:
+        size = model_args["img_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+    return Origin(
+        model=model,
+        architecture=name,
+        preprocessing=Preprocessing(
+            height=height,
+            width=width,
+            resize="crop",
+            crop_pct=config["crop_pct"],
+            interpolation=config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+        ),
+        labels=_labels(model, pretrained),
+        weights_from=where,
+        default_name=name.split(".")[0],
+        evaluation=None,
+        samples=None,
+    )
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = next((state[key] for key in ("state_dict_ema", "state_dict", "model") if key in state), state)
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        model.load_state_dict(state, strict=True)
+    except FileNotFoundError:
+        raise OriginError(f"{path} is not there; give the path of a .safetensors or .pth file") from None
+    except (OSError, SafetensorError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise OriginError(f"{path} does not hold weights of this model: {error}") from None
+    except Exception as error:  # torch.load turns pickle's own errors and its refusals into many types
+        raise OriginError(f"{path} cannot be read safely as weights ({type(error).__name__}: {error})") from None
+
+
+def _labels(model: Any, pretrained: bool) -> tuple[str, ...]:
+    classes = int(model.num_classes)
+    if pretrained and classes == 1000:
+        info = timm.data.ImageNetInfo()
+        return tuple(info.index_to_description(index) for index in range(classes))
+    return tuple(f"class {index}" for index in range(classes))
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One label a line, UTF-8.
+
+    Raises:
+        OriginError: the file cannot be read as such.
+    """
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise OriginError(f"{path} cannot be read as UTF-8 text ({error}); give one label a line") from None
+
+
+def pictures_of(folder: Path, preprocessing: Preprocessing) -> Pictures:
+    """Up to 256 pictures of a folder and those below it, in the order of their names.
+
+    Raises:
+        OriginError: there is none, or one cannot be read.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES)[:_MAX_PICTURES]
+    if not paths:
+        raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another --images")
+    pixels = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                pixels.append(preprocessing(image))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise OriginError(
+                f"{path} cannot be read as a picture ({error}); remove it or give other --images"
+            ) from None
+    return Pictures(stack(pixels), f"{len(paths)} pictures of {folder.name}", real=True)
+
+
+def synthetic_pictures(preprocessing: Preprocessing) -> Pictures:
+    """Smooth random pictures, for a model that comes with none: fixed seed, all of the value range."""
+    rng = np.random.default_rng(0)
+    pixels = []
+    for _ in range(_SYNTHETIC_IMAGES):
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((preprocessing.width, preprocessing.height), Image.Resampling.BICUBIC)
+        noise = rng.integers(-20, 21, (preprocessing.height, preprocessing.width, 3))
+        pixels.append(np.clip(np.asarray(smooth, dtype=np.int64) + noise, 0, 255).astype(np.uint8))
+    return Pictures(stack(pixels), f"{_SYNTHETIC_IMAGES} generated pictures", real=False)

@@ -1,0 +1,108 @@
+"""Is the exported file the model it was made from? The comparison that every export has to pass.
+
+Both sides get the same uint8 pictures: PyTorch runs the model as it was trained, float32, with none of the export's
+rewrites; ONNX Runtime runs the file on the CPU, the first picture alone and the rest in batches.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import nn
+
+from export.deploy import Normalise
+from export.graph import LOGITS
+from skipvit.artifacts import Parity
+from skipvit.transforms import Pixels, Preprocessing
+
+Floats = npt.NDArray[np.float32]
+_BATCH = 16
+# fp32: largest absolute difference of a logit. fp16: the same over the largest logit.
+_FP32_MAX_ABS = 1e-4
+_FP16_MAX_RELATIVE = 5e-3
+
+
+class ParityError(Exception):
+    """An exported file strays from its model; the message gives the figures."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the two sides are compared on: (B, H, W, 3) uint8, and in words where they are from."""
+
+    images: Pixels
+    source: str
+    # Generated pictures say nothing of a class, so float16 may round a tie either way; real ones may not.
+    real: bool
+
+
+def torch_logits(model: nn.Module, preprocessing: Preprocessing, images: Pixels) -> Floats:
+    """Logits (B, num_classes) of the model as trained, in float32."""
+    normalise = Normalise(preprocessing)
+    batches = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            x = torch.from_numpy(images[start : start + _BATCH].copy()).permute(0, 3, 1, 2).float()
+            batches.append(model(normalise(x)).float().numpy())
+    return np.concatenate(batches)
+
+
+def onnx_logits(path: Path, images: Pixels) -> Floats:
+    """Logits (B, num_classes) of the exported file."""
+    session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    starts = [0, *range(1, len(images), _BATCH), len(images)]
+    batches = [images[a:b] for a, b in itertools.pairwise(starts) if b > a]
+    return np.concatenate([session.run([LOGITS], {name: batch})[0] for batch in batches])
+
+
+def compare(reference: Floats, path: Path, precision: str, pictures: Pictures) -> Parity:
+    """Runs the file and measures how far its logits are from ``reference``.
+
+    Raises:
+        ParityError: they are further apart than ``precision`` allows.
+    """
+    found = onnx_logits(path, pictures.images)
+    if found.shape != reference.shape or not np.all(np.isfinite(found)):
+        raise ParityError(
+            f"{path.name} gives logits {found.shape}, {np.count_nonzero(~np.isfinite(found))} of them not finite, and "
+            f"the model gives {reference.shape}; nothing was written. Export in fp32, or check the model's weights"
+        )
+    difference = np.abs(found.astype(np.float64) - reference)
+    parity = Parity(
+        file=path.name,
+        precision="fp16" if precision == "fp16" else "fp32",
+        engine=f"onnxruntime {onnxruntime.__version__} CPU",
+        images=len(pictures.images),
+        images_from=pictures.source,
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        max_relative=float(difference.max() / max(float(np.abs(reference).max()), 1e-12)),
+        top1_agreement=float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1))),
+        tolerance=_tolerance(precision, pictures.real),
+    )
+    if not _holds(parity, pictures.real):
+        raise ParityError(
+            f"{path.name} strays from the PyTorch model: max abs {parity.max_abs:.2e}, "
+            f"relative {parity.max_relative:.2e}, top-1 agreement {parity.top1_agreement:.2%} on {parity.images} "
+            f"pictures; needed: {parity.tolerance}. Nothing was written. Try fp32, or report the model"
+        )
+    return parity
+
+
+def _tolerance(precision: str, real: bool) -> str:
+    if precision == "fp32":
+        return f"max abs <= {_FP32_MAX_ABS:g}, top-1 agreement 100 %"
+    return f"relative <= {_FP16_MAX_RELATIVE:g}" + (", top-1 agreement 100 %" if real else "")
+
+
+def _holds(parity: Parity, real: bool) -> bool:
+    agrees = parity.top1_agreement == 1.0
+    if parity.precision == "fp32":
+        return parity.max_abs <= _FP32_MAX_ABS and agrees
+    return parity.max_relative <= _FP16_MAX_RELATIVE and (agrees or not real)

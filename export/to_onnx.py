@@ -1,0 +1,145 @@
+"""Turns a checkpoint, or a model by name, into a verified entry of a model repository.
+
+The graph takes uint8 pictures (batch, height, width, 3) and gives logits and probabilities. It is compared with the
+PyTorch model before it takes its place; a miss exits non-zero and leaves nothing behind.
+
+    python export/to_onnx.py runs/digits_skipat --out models
+    python export/to_onnx.py skipat_tiny_patch16_224 --weights tiny.safetensors --precision fp32,fp16
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # run as a file: the repository root, not export/, goes first on sys.path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from skipvit.artifacts import ArtifactError, Parity
+
+if TYPE_CHECKING:
+    from export.origin import Origin
+
+_PRECISIONS = ("fp32", "fp16")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
+        from export.entry import Plan, export_entry
+        from export.origin import OriginError, read_labels, resolve
+        from export.parity import ParityError
+        from skipvit.checkpoints import CheckpointError
+    except ModuleNotFoundError as error:
+        print(f"skipvit-to-onnx: {error.name} is not installed; run: pip install 'skipvit[export]'", file=sys.stderr)
+        return 1
+    try:
+        origin = resolve(arguments.source, arguments.weights, arguments.pretrained, dict(arguments.model_arg))
+        plan = Plan(
+            root=arguments.out,
+            name=arguments.name or origin.default_name,
+            version=arguments.version,
+            precisions=tuple(arguments.precision),
+            opset=arguments.opset,
+            images=arguments.images,
+            labels=read_labels(arguments.labels) if arguments.labels else origin.labels,
+            verify=not arguments.no_parity,
+        )
+        folder, parities = export_entry(origin, plan)
+    except (ArtifactError, CheckpointError, OriginError, ParityError, ValueError) as error:
+        print(f"skipvit-to-onnx: {error}", file=sys.stderr)
+        return 1
+    _report(folder, origin, parities)
+    return 0
+
+
+def _report(folder: Path, origin: "Origin", parities: Sequence[Parity]) -> None:
+    header = ("file", "precision", "max abs", "mean abs", "relative", "top-1 agreement", "tolerance")
+    rows = [
+        (
+            p.file,
+            p.precision,
+            f"{p.max_abs:.1e}",
+            f"{p.mean_abs:.1e}",
+            f"{p.max_relative:.1e}",
+            f"{p.top1_agreement:.2%}",
+            p.tolerance,
+        )
+        for p in parities
+    ]
+    if rows:
+        print(f"Parity with PyTorch float32, {parities[0].engine}, {parities[0].images_from}")
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        for row in (header, *rows):
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        print("Parity was not checked: the manifest says so, and nothing vouches for this export.")
+    print(f"Written: {folder} ({origin.architecture}, weights from {origin.weights_from})")
+    print(json.dumps({"folder": str(folder), "parity": [p.model_dump() for p in parities]}))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skipvit-to-onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", help="a checkpoint folder, or the name of a model of skipvit or timm")
+    add("--out", type=Path, default=Path("models"), help="the model repository to add to (default: models)")
+    add("--name", help="the entry's name (default: the checkpoint folder's, or the model's)")
+    add("--version", type=_positive, help="version number (default: one more than the latest)")
+    add(
+        "--precision",
+        type=_precisions,
+        default=["fp32"],
+        metavar="fp32[,fp16]",
+        help="number formats to write, the server's first choice first (default: fp32)",
+    )
+    add("--opset", type=int, default=20, choices=(18, 19, 20), help="ONNX opset (default: 20)")
+    add("--weights", type=Path, help="weights for a model given by name: .safetensors, or .pth without pickled code")
+    add("--pretrained", action="store_true", help="fetch timm's weights for a model given by name; needs the network")
+    add(
+        "--model-arg",
+        action="append",
+        type=_model_arg,
+        default=[],
+        metavar="KEY=JSON",
+        help="argument of a model given by name, e.g. num_classes=10, img_size=[224,320] or skip=[3,4,5]; repeatable",
+    )
+    add("--labels", type=Path, help="class names, one a line in class order (default: the checkpoint's)")
+    add("--images", type=Path, help="folder of pictures to compare on (default: the checkpoint's samples)")
+    add("--no-parity", action="store_true", help="do not compare; the manifest will hold no parity figures")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"needs a version from 1 up, got {value}")
+    return value
+
+
+def _precisions(text: str) -> list[str]:
+    chosen = [part.strip() for part in text.split(",")]
+    wrong = [part for part in chosen if part not in _PRECISIONS]
+    if wrong or len(set(chosen)) != len(chosen):
+        raise argparse.ArgumentTypeError(f"needs fp32, fp16 or both with a comma between, got {text!r}")
+    return chosen
+
+
+def _model_arg(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = None
+    if not separator or not key.isidentifier() or parsed is None:
+        raise argparse.ArgumentTypeError(f"needs KEY=JSON such as num_classes=10, got {text!r}")
+    return key, parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
