@@ -1,0 +1,113 @@
+"""The application: ``create_app(settings, repository)`` wires the parts, and its lifespan starts and ends them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+import skipvit
+from serve.admission import Admission
+from serve.classify import Classify
+from serve.decoding import ImageLimits
+from serve.doorway import REQUEST_ID, Doorway
+from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
+from serve.metrics import Metrics
+from serve.openapi import CLASSIFY, openapi_of
+from serve.pages import page_routes
+from serve.pipeline import DecodeStage
+from serve.repository import Repository
+from serve.settings import Settings
+from serve.status import add_status_routes
+
+
+def create_app(settings: Settings, repository: Repository) -> FastAPI:
+    """Returns the ASGI application that serves ``repository``.
+
+    Its lifespan starts the threads and warms the models in the background: /livez answers at once, /readyz when all
+    are warm. The repository is closed with it.
+    """
+    metrics = Metrics()
+    admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
+    decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames))
+    _watch(metrics, repository, decoding)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        deliver = asyncio.get_running_loop().call_soon_threadsafe
+        decoding.start(deliver)
+        repository.start(deliver, lambda model, report: metrics.batch(model.name, report))
+        warming = asyncio.create_task(asyncio.to_thread(repository.warm_up))
+        try:
+            yield
+        finally:
+            repository.drain()
+            await warming
+            await asyncio.to_thread(_close, decoding, repository)
+
+    app = FastAPI(
+        title="skipvit",
+        version=skipvit.__version__,
+        description="Pictures in, labels out: Vision Transformers that skip attention.",
+        docs_url=None,  # FastAPI's own pages load from a CDN
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    classify = Classify(settings, repository, admission, decoding, metrics)
+    app.router.routes.insert(0, Route(CLASSIFY, classify, methods=["POST", "PUT"], include_in_schema=False))
+    add_status_routes(app, repository)
+    app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
+    app.router.routes.extend(page_routes())
+    app.openapi = openapi_of(app)  # type: ignore[method-assign]
+    app.add_exception_handler(HTTPException, _http_error)
+    paths = [route.path for route in app.routes if isinstance(route, Route)]
+    app.add_middleware(Doorway, metrics=metrics, routes=paths, access_log=settings.access_log)
+    return app
+
+
+def _close(decoding: DecodeStage, repository: Repository) -> None:
+    decoding.close()
+    repository.close()
+
+
+def _watch(metrics: Metrics, repository: Repository, decoding: DecodeStage) -> None:
+    models = repository.models
+    metrics.watch_models(
+        models,
+        ready=lambda name: repository.state == "ready" and models[name].batcher.alive,
+        waiting=lambda name: models[name].batcher.waiting,
+    )
+    metrics.watch_decoding(lambda: decoding.waiting)
+
+
+def _metrics_endpoint(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
+    async def render(_request: Request) -> Response:
+        return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return render
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405 in the words of this server."""
+    assert isinstance(error, HTTPException)
+    said = _explain(request, error)
+    return Response(
+        said.body(request.scope[REQUEST_ID]),
+        error.status_code,
+        headers={**(error.headers or {}), **said.headers},
+        media_type="application/json",
+    )
+
+
+def _explain(request: Request, error: HTTPException) -> RequestError:
+    path = request.scope["path"]
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return WrongMethod("wrong_method", f"{quoted(path)} does not take {request.method}", f"use {allowed}")
+    paths = [route.path for route in request.app.routes if isinstance(route, Route)]
+    public = [p for p in paths if not p.startswith("/page/")]
+    return NotFound("unknown_path", f"there is nothing at {quoted(path)}", nearest(path, public))

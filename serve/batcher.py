@@ -1,0 +1,274 @@
+"""The work-conserving batcher: an engine that is free takes what waits; nothing waits for a window.
+
+A picture on its way is a ``Ticket``. The decode stage announces it with ``expect`` and hands it over with ``put``, or
+withdraws it with ``forget``. Engine threads take batches. An idle engine pauses only while more pictures are known to
+be decoding and the batch has room, and no longer than ``max_wait_s``, so a request that comes alone is never delayed.
+
+One exception fails one picture: a batch that raises is run again one by one. An engine thread that dies anyway takes
+the batcher out of service, and everything that waits is told so.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from serve.engine import Engine, Probabilities
+from serve.errors import EngineFailed, NotReady, RequestError
+from skipvit.transforms import Pixels
+
+logger = logging.getLogger(__name__)
+
+Reason = Literal["full", "idle", "waited"]
+
+
+class Ticket:
+    """One picture between admission and answer. ``on_done`` is called once, where ``deliver`` runs it."""
+
+    __slots__ = (
+        "abandoned",
+        "batch_size",
+        "decode_s",
+        "error",
+        "infer_s",
+        "on_done",
+        "pixels",
+        "probabilities",
+        "queue_s",
+        "waiting_since",
+    )
+
+    def __init__(self, on_done: Callable[["Ticket"], None]) -> None:
+        self.on_done = on_done
+        self.abandoned = False  # set by whoever no longer wants the answer
+        self.pixels: Pixels | None = None
+        self.probabilities: Probabilities | None = None  # (classes,)
+        self.error: RequestError | None = None
+        self.batch_size = 0
+        self.decode_s = self.queue_s = self.infer_s = 0.0
+        self.waiting_since = time.perf_counter()
+
+    def begin(self) -> float:
+        """Ends a stretch of waiting, adds it to ``queue_s``, and returns the present."""
+        now = time.perf_counter()
+        self.queue_s += now - self.waiting_since
+        return now
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What one run of the engine did, for metrics."""
+
+    size: int
+    reason: Reason
+
+
+class Batcher:
+    """Queues tickets for one engine and runs them in ``threads`` threads."""
+
+    def __init__(self, engine: Engine, *, max_batch: int, max_wait_s: float, threads: int, name: str = "model") -> None:
+        self.max_batch = max_batch
+        self.max_wait_s = max_wait_s
+        self.name = name
+        self._engine = engine
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"engine-{name}-{i}", daemon=True) for i in range(threads)
+        ]
+        self._changed = threading.Condition()
+        self._waiting: deque[Ticket] = deque()
+        self._upcoming = 0
+        self._idle = 0
+        self._closing = False
+        self._death: BaseException | None = None
+        self._deliver: Callable[[Callable[[], None]], object] = _call_now
+        self._report: Callable[[BatchReport], None] = _ignore
+
+    def start(
+        self,
+        deliver: Callable[[Callable[[], None]], object],
+        report: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        """Starts the engine threads; ``deliver`` is called once per batch, with what finishes its tickets."""
+        self._deliver = deliver
+        self._report = report or _ignore
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every engine thread is running."""
+        return self._death is None and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Pictures decoded and not yet taken."""
+        return len(self._waiting)
+
+    def expect(self) -> None:
+        """Announces a picture that has begun to be decoded."""
+        with self._changed:
+            self._upcoming += 1
+
+    def forget(self) -> None:
+        """Withdraws an announced picture, which could not be decoded or is no longer wanted."""
+        with self._changed:
+            self._upcoming -= 1
+            if not self._upcoming and self._waiting:
+                self._changed.notify()  # nobody is worth waiting for any more
+
+    def put(self, ticket: Ticket) -> None:
+        """Hands over an announced picture, decoded into ``ticket.pixels``."""
+        ticket.waiting_since = time.perf_counter()
+        with self._changed:
+            self._upcoming -= 1
+            dead = self._death is not None or self._closing
+            if not dead:
+                self._waiting.append(ticket)
+                self._changed.notify()
+        if dead:
+            ticket.error = _out_of_service(self.name)
+            self._finish([ticket])
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Lets the threads finish what waits, then ends them."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- engine threads ---
+
+    def _serve(self) -> None:
+        try:
+            while batch := self._take():
+                tickets, reason = batch
+                self._run(tickets)
+                self._report(BatchReport(len(tickets), reason))
+        except BaseException as error:  # a thread must not die unseen, whatever killed it
+            self._die(error)
+
+    def _take(self) -> tuple[list[Ticket], Reason] | None:
+        """Blocks until there is work; returns a batch and why it was closed, or None when there will be no more."""
+        with self._changed:
+            while True:
+                self._idle += 1
+                while not self._waiting and not self._closing and self._death is None:
+                    self._changed.wait()
+                reason = self._wait_for_company()
+                # Free engines share what waits; otherwise one would work it off alone while the others watch.
+                share = min(self.max_batch, -(-len(self._waiting) // self._idle))
+                self._idle -= 1
+                batch = self._pop(share)
+                if batch:
+                    return batch, reason
+                if self._closing or self._death is not None:
+                    return None
+
+    def _pop(self, size: int) -> list[Ticket]:
+        """Takes up to ``size`` tickets that somebody still wants."""
+        batch: list[Ticket] = []
+        while self._waiting and len(batch) < size:
+            ticket = self._waiting.popleft()
+            if not ticket.abandoned:
+                batch.append(ticket)
+        if self._waiting:
+            self._changed.notify()  # the rest is for the next free engine, which may not have been woken yet
+        return batch
+
+    def _wait_for_company(self) -> Reason:
+        deadline = 0.0
+        while len(self._waiting) < self.max_batch:
+            if not self._upcoming or not self.max_wait_s or self._closing or not self._waiting:
+                return "waited" if deadline else "idle"
+            now = time.monotonic()
+            deadline = deadline or now + self.max_wait_s
+            if now >= deadline:
+                return "waited"
+            self._changed.wait(deadline - now)
+        return "full"
+
+    def _run(self, batch: list[Ticket]) -> None:
+        for ticket in batch:
+            started = ticket.begin()
+        try:
+            rows = self._rows(batch)
+        except Exception as error:
+            self._isolate(batch, error)
+        except BaseException:
+            self._waiting.extendleft(batch)  # this thread dies of it; _die answers for all that waits
+            raise
+        else:
+            infer_s = time.perf_counter() - started
+            for ticket, row in zip(batch, rows, strict=True):
+                ticket.probabilities, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
+        self._finish(batch)
+
+    def _rows(self, batch: list[Ticket]) -> Probabilities:
+        pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
+        stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        rows = self._engine.run(np.ascontiguousarray(stacked))
+        if rows.ndim != 2 or len(rows) != len(batch):
+            raise RuntimeError(f"engine returned shape {rows.shape} for a batch of {len(batch)}")
+        if not np.isfinite(rows).all():
+            raise RuntimeError("engine returned values that are not finite")
+        return rows
+
+    def _isolate(self, batch: list[Ticket], error: Exception) -> None:
+        """Runs a failed batch again one by one, so that only the picture at fault fails."""
+        logger.error("model %s failed on a batch of %d", self.name, len(batch), exc_info=error)
+        for ticket in batch:
+            started = time.perf_counter()
+            try:
+                if len(batch) == 1:
+                    raise error
+                ticket.probabilities = self._rows([ticket])[0]
+                ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
+            except Exception:
+                ticket.error = EngineFailed(
+                    "engine_failed",
+                    f"model {self.name!r} failed on this picture",
+                    "the server's log has the cause; other pictures are not affected",
+                )
+
+    def _finish(self, tickets: list[Ticket]) -> None:
+        """Wakes the receiving side once for all tickets."""
+
+        def finish() -> None:
+            for ticket in tickets:
+                ticket.pixels = None
+                ticket.on_done(ticket)
+
+        self._deliver(finish)
+
+    def _die(self, error: BaseException) -> None:
+        logger.critical("an engine thread of model %s died; the model is out of service", self.name, exc_info=error)
+        with self._changed:
+            self._death = error
+            stranded = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify_all()
+        for ticket in stranded:
+            ticket.error = _out_of_service(self.name)
+        with suppress(RuntimeError):  # the event loop is closed: nobody is left to be told
+            self._finish(stranded)
+
+
+def _out_of_service(name: str) -> NotReady:
+    return NotReady(f"model {name!r} is out of service: its engine stopped", "restart the server and see its log")
+
+
+def _call_now(callback: Callable[[], None]) -> None:
+    callback()
+
+
+def _ignore(_report: BatchReport) -> None:
+    pass

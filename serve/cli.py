@@ -1,0 +1,163 @@
+"""Serve a folder of models over HTTP, with a page to try them on.
+
+    skipvit-serve models
+    curl -T digit.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/classify
+
+Every limit is an environment variable as well, such as SKIPVIT_MAX_BODY_BYTES; flags win. On SIGTERM /readyz turns to
+503, requests in flight are finished, and the exit code is 0.
+"""
+
+import argparse
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from serve.app import create_app
+from serve.logs import set_up_logging
+from serve.repository import Repository
+from serve.settings import Settings
+from skipvit.artifacts import ArtifactError
+
+logger = logging.getLogger("serve")
+
+# Decode threads run long stretches of C, but between them they hold the interpreter: with the default of 5 ms the
+# event loop would wait that long for its turn.
+_SWITCH_INTERVAL_S = 0.001
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn with a drain: SIGTERM first takes the server out of rotation, and ends in exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, repository: Repository, url: str) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._repository = repository
+        self._url = url
+        self._announced = False
+        self._leave_at: float | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # Uvicorn's own raises the signal again at the end, and the process would die of it instead of exiting with 0.
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._leave_at is not None:
+            self.should_exit = self.force_exit = True  # asked twice: now
+            return
+        self._repository.drain()
+        lame_duck_s = self._settings.lame_duck_s if sig == signal.SIGTERM else 0.0
+        self._leave_at = time.monotonic() + lame_duck_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if not self._announced and self._repository.state == "ready":
+            self._announced = True
+            print(f"skipvit-serve: ready, open {self._url}", flush=True)
+        if self._repository.failure is not None:
+            self.should_exit = True
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until told to stop; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        given = {name: value for name, value in vars(args).items() if name != "models_dir" and value is not None}
+        settings = Settings(**given)
+    except ValidationError as error:
+        return _fail("; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
+    set_up_logging(settings.log_format)
+    try:
+        repository = Repository.open(args.models_dir, settings)
+    except ArtifactError as error:
+        return _fail(str(error))
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        repository.close()
+        return _fail(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+            "stop what listens there, or give another --port (0 takes a free one)"
+        )
+    return _serve(settings, repository, listener)
+
+
+def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    config = uvicorn.Config(
+        create_app(settings, repository),
+        access_log=False,  # the app writes its own, with the request id
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        backlog=1024,
+    )
+    server = _Server(config, settings, repository, _url(settings.host, listener))
+    server.run(sockets=[listener])
+    if repository.failure is not None:
+        return _fail(f"a model failed to warm up: {repository.failure}")
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{listener.getsockname()[1]}/"
+
+
+def _fail(message: str) -> int:
+    print(f"skipvit-serve: {message}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skipvit-serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models_dir", type=Path, metavar="MODELS_DIR", help="model repository: NAME/VERSION/model.onnx")
+    for flag, kind, name in (
+        ("--host", str, "host"),
+        ("--port", int, "port"),
+        ("--max-batch", int, "max_batch"),
+        ("--threads", int, "engine_threads"),
+        ("--decode-threads", int, "decode_threads"),
+        ("--max-in-flight", int, "max_in_flight"),
+        ("--drain-s", float, "drain_s"),
+        ("--log-format", str, "log_format"),
+    ):
+        knob = Settings.model_fields[name]
+        what = " ".join((knob.description or "").split()).replace("%", "%%")
+        parser.add_argument(flag, type=kind, dest=name, metavar=name.upper(), help=f"{what} Default: {knob.default}.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The one middleware, pure ASGI: request id, security headers, access log, request metrics, last line of defence.
+
+Starlette's ``BaseHTTPMiddleware`` would hide disconnects from the routes and cost a task per request.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Collection
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.asgi import ClientGone, header, send_error
+from serve.errors import internal_error
+from serve.metrics import Metrics, Outcome
+
+logger = logging.getLogger("serve.access")
+
+REQUEST_ID = "skipvit.request_id"
+# What a route leaves here ends up in the access log; "model" also labels the request's metrics.
+NOTES = "skipvit.notes"
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; logged, never sent
+
+# Nothing of the page comes from elsewhere, and nothing else may embed it.
+_SECURITY = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Doorway:
+    """Wraps every HTTP request on its way in and out."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], access_log: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._routes = frozenset(routes)
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = request_id_of(scope)
+        notes: dict[str, Any] = {}
+        scope[REQUEST_ID], scope[NOTES] = request_id, notes
+        extra = [(b"x-request-id", request_id.encode()), *_SECURITY]
+        status = _CLIENT_CLOSED
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        self._metrics.in_flight += 1
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientGone:
+            pass
+        except Exception as error:
+            logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
+            if status == _CLIENT_CLOSED:
+                await send_error(send_with_headers, internal_error(), request_id)
+        finally:
+            self._metrics.in_flight -= 1
+            self._record(scope, status, time.perf_counter() - started, notes)
+
+    def _record(self, scope: Scope, status: int, seconds: float, notes: dict[str, Any]) -> None:
+        path = scope["path"]
+        route = path if path in self._routes else "other"
+        self._metrics.request(notes.get("model", ""), notes.get("version", ""), route, outcome_of(status))
+        if self._access_log and logger.isEnabledFor(logging.INFO):
+            fields = {
+                "request_id": scope[REQUEST_ID],
+                "method": scope["method"],
+                "path": path[:256],
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+                "client": scope["client"][0] if scope.get("client") else None,
+                **notes,
+            }
+            logger.info("request", extra={"fields": fields})
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's X-Request-ID if it is short and plain, otherwise a fresh one."""
+    given = header(scope, b"x-request-id")
+    return given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def outcome_of(status: int) -> Outcome:
+    """The few outcomes that requests are counted by."""
+    if status == _CLIENT_CLOSED:
+        return "cancelled"
+    if status in (429, 503):
+        return "rejected"
+    if status >= 500:
+        return "server_error"
+    return "client_error" if status >= 400 else "ok"

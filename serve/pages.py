@@ -1,0 +1,50 @@
+"""The page, the API reference and their assets: small files, read once, served with an ETag. No CDN."""
+
+import hashlib
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_FOLDER = Path(__file__).parent / "page"
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_URLS = {
+    "/": "index.html",
+    "/docs": "docs.html",
+    "/favicon.ico": "favicon.svg",  # browsers ask for it whatever the page says
+    "/page/docs.js": "docs.js",
+    "/page/draw.js": "draw.js",
+    "/page/favicon.svg": "favicon.svg",
+    "/page/page.css": "page.css",
+    "/page/page.js": "page.js",
+}
+
+
+class _File:
+    """One file as an endpoint."""
+
+    def __init__(self, name: str) -> None:
+        self._body = (_FOLDER / name).read_bytes()
+        self._type = _TYPES[Path(name).suffix]
+        # no-cache means "ask before use": a new version shows at once, an unchanged one costs a 304.
+        self._headers = {
+            "ETag": f'"{hashlib.sha256(self._body).hexdigest()[:16]}"',
+            "Cache-Control": "no-cache",
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if self._headers["ETag"] in known:
+            return Response(status_code=304, headers=self._headers)
+        return Response(self._body, media_type=self._type, headers=self._headers)
+
+
+def page_routes() -> list[Route]:
+    """Routes of the page and its assets."""
+    return [Route(url, _File(name).__call__, name=url, include_in_schema=False) for url, name in _URLS.items()]

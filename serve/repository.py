@@ -1,0 +1,159 @@
+"""The models that a server serves: opened from a folder, verified, warmed up, and closed again."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from serve.batcher import Batcher, BatchReport
+from serve.engine import Engine, OnnxCpuEngine
+from serve.errors import NotFound, nearest, quoted
+from serve.settings import Settings
+from skipvit.artifacts import LABELS, ArtifactCorrupt, ArtifactMissing, Entry, model_names, read_entry
+
+logger = logging.getLogger(__name__)
+
+State = Literal["new", "warming", "ready", "draining", "failed", "closed"]
+Deliver = Callable[[Callable[[], None]], object]
+
+
+class ServedModel:
+    """One version of one model: what its manifest says, its engine, and the batcher in front of it."""
+
+    def __init__(self, entry: Entry, engine: Engine, settings: Settings, classes: int) -> None:
+        self.entry = entry
+        self.name = entry.manifest.name
+        self.version = str(entry.manifest.version)
+        self.labels = entry.labels
+        self.classes = classes
+        self.preprocessing = entry.manifest.preprocessing
+        self.engine = engine
+        self._budget_s = settings.batch_budget_ms / 1000
+        self.batcher = Batcher(
+            engine,
+            max_batch=settings.max_batch,
+            max_wait_s=settings.max_wait_ms / 1000,
+            threads=settings.runners,
+            name=self.name,
+        )
+
+    def warm_up(self) -> None:
+        """Runs every batch size once, and ends where a run takes longer than the budget.
+
+        The largest size that stayed within it becomes the cap, and the time of a single run the longest wait: what
+        waiting saves at best is one run.
+        """
+        largest = 1
+        single_s = self._best_run_s(1)
+        for size in range(2, self.batcher.max_batch + 1):
+            if self._best_run_s(size, tries=2) > self._budget_s:
+                break
+            largest = size
+        self.batcher.max_batch = largest
+        self.batcher.max_wait_s = min(self.batcher.max_wait_s, single_s) if largest > 1 else 0.0
+        logger.info(
+            "model %s/%s is warm: %.2f ms alone, batches of up to %d, waits up to %.2f ms",
+            self.name, self.version, single_s * 1000, largest, self.batcher.max_wait_s * 1000,
+        )  # fmt: skip
+
+    def _best_run_s(self, size: int, tries: int = 3) -> float:
+        batch = np.zeros((size, self.preprocessing.height, self.preprocessing.width, 3), np.uint8)
+        times = []
+        for _ in range(tries):
+            started = time.perf_counter()
+            self.engine.run(batch)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def close(self) -> None:
+        self.batcher.close()
+        self.engine.close()
+
+
+class Repository:
+    """Served models by name, and the state of the server: new, warming, ready, draining, failed or closed."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        if not self.models:
+            raise ValueError("a repository needs at least one model to serve, got none")
+        self.failure: BaseException | None = None
+        self._state: State = "new"
+
+    @classmethod
+    def open(cls, root: Path, settings: Settings) -> "Repository":
+        """Verifies and loads the latest version of every model under ``root``.
+
+        Raises:
+            ArtifactError: nothing is there, or something is wrong with it; the message names the file.
+        """
+        names = model_names(root)
+        if not names:
+            raise ArtifactMissing(
+                f"{root} holds no model such as {root / 'NAME' / '1' / 'model.onnx'}; "
+                "make one with `make demo-models` or `skipvit-to-onnx`"
+            )
+        return cls(_open_model(read_entry(root, name), settings) for name in names)
+
+    @property
+    def state(self) -> State:
+        """Where the server stands. An engine that died fails it for good: a restart is the cure."""
+        if self._state in ("ready", "draining") and not all(model.batcher.alive for model in self.models.values()):
+            return "failed"
+        return self._state
+
+    def get(self, name: str | None) -> ServedModel:
+        """The model called ``name``, or the first one.
+
+        Raises:
+            NotFound: there is no such model; the hint has the nearest names.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, self.models))
+        return self.models[name]
+
+    def start(self, deliver: Deliver, report: Callable[[ServedModel, BatchReport], None]) -> None:
+        """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model."""
+        self._state = "warming"
+        for model in self.models.values():
+            model.batcher.start(deliver, lambda batch, model=model: report(model, batch))  # type: ignore[misc]
+
+    def warm_up(self) -> None:
+        """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set."""
+        try:
+            for model in self.models.values():
+                model.warm_up()
+        except Exception as error:
+            self.failure = error
+            self._state = "failed"
+            logger.critical("warm-up failed", exc_info=error)
+        else:
+            if self._state == "warming":
+                self._state = "ready"
+
+    def drain(self) -> None:
+        """Takes the server out of rotation; what comes is still answered."""
+        if self._state != "failed":
+            self._state = "draining"
+
+    def close(self) -> None:
+        """Finishes what waits and frees the engines."""
+        if self._state != "closed":
+            self._state = "closed"
+            for model in self.models.values():
+                model.close()
+
+
+def _open_model(entry: Entry, settings: Settings) -> ServedModel:
+    engine = OnnxCpuEngine.from_entry(entry)
+    if entry.labels and len(entry.labels) != engine.classes:
+        raise ArtifactCorrupt(
+            f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.model_path()} has {engine.classes} "
+            "classes; write one label a line, in class order"
+        )
+    return ServedModel(entry, engine, settings, engine.classes)

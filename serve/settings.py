@@ -1,0 +1,87 @@
+"""Every knob of the server: one class, read from the environment (``SKIPVIT_MAX_BATCH=8``) or given as arguments."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity mask, cut down to the container's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_CPU.read_text().split()
+        return max(1, min(cpus, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
+        return cpus
+
+
+class Settings(BaseSettings):
+    """Limits and sizes of one server process. A request over a limit gets an error that names the setting."""
+
+    model_config = SettingsConfigDict(env_prefix="SKIPVIT_", frozen=True, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 to be reachable from other machines."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+
+    max_body_bytes: int = Field(default=32 << 20, ge=1)
+    """Largest request body."""
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    """Largest width x height of a picture, checked before any pixel is decoded."""
+    max_frames: int = Field(default=1, ge=1)
+    """Most frames of an animation or pages of a TIFF; the first one is classified."""
+    max_files: int = Field(default=16, ge=1)
+    """Most pictures in one request."""
+    max_in_flight: int = Field(default=128, ge=1)
+    """Pictures admitted at a time; more are answered with 429 and a Retry-After."""
+    max_buffered_bytes: int = Field(default=256 << 20, ge=1)
+    """Request bodies held in memory at a time, all requests together."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest a client may take to send its body."""
+
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Most pictures in one run of the model."""
+    batch_budget_ms: float = Field(default=8.0, gt=0)
+    """A batch grows only while one run of it takes no longer than this, as measured at warm-up: on a CPU a slow
+    model gains nothing from batching, so its pictures would only wait for each other."""
+    max_wait_ms: float = Field(default=1.0, ge=0)
+    """Longest an idle engine waits for pictures known to be decoding; never longer than one run of the model."""
+    decode_threads: int = Field(default=0, ge=0, le=256)
+    """Threads that decode pictures; 0 takes one per CPU."""
+    engine_threads: int = Field(default=0, ge=0, le=256)
+    """Threads that run each model; 0 takes one per CPU."""
+
+    lame_duck_s: float = Field(default=0.0, ge=0)
+    """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """After that, how long requests in flight may take to finish."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """JSON lines for machines, text for people; auto is text on a terminal."""
+    access_log: bool = True
+    """Whether to log every request."""
+
+    @model_validator(mode="after")
+    def _limits_fit_together(self) -> Self:
+        if self.max_files > self.max_in_flight:
+            raise ValueError(
+                f"max_files {self.max_files} is over max_in_flight {self.max_in_flight}: such a request could never "
+                "be admitted; raise max_in_flight or lower max_files"
+            )
+        return self
+
+    @property
+    def decoders(self) -> int:
+        """Decode threads, resolved."""
+        return self.decode_threads or available_cpus()
+
+    @property
+    def runners(self) -> int:
+        """Engine threads of each model, resolved."""
+        return self.engine_threads or available_cpus()

@@ -1,0 +1,93 @@
+"""What the server says of itself: probes, and the models with their figures."""
+
+from typing import Any, Literal
+
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+
+from serve.repository import Repository, ServedModel, State
+from skipvit.artifacts import Evaluation, Parity
+
+
+class Health(BaseModel):
+    """Where the server stands."""
+
+    status: State
+
+
+class InputSize(BaseModel):
+    """What a picture is resized to, and how."""
+
+    height: int
+    width: int
+    resize: Literal["crop", "squash"]
+
+
+class ModelInfo(BaseModel):
+    """One served model, as its manifest describes it."""
+
+    name: str
+    version: str
+    task: str
+    architecture: str
+    classes: int
+    labels: list[str]
+    input: InputSize
+    params: int
+    macs: int
+    max_batch: int
+    evaluation: Evaluation | None
+    parity: list[Parity]
+
+
+class ModelList(BaseModel):
+    """All served models; the first is the default."""
+
+    models: list[ModelInfo]
+
+
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Take it out of rotation"}}
+_DEAD: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "An engine died: restart it"}}
+
+
+def add_status_routes(app: FastAPI, repository: Repository) -> None:
+    """Adds the routes for probes and people. HEAD answers where GET does."""
+
+    async def livez(response: Response) -> Health:
+        """Whether the process is worth keeping: 200 unless an engine died."""
+        response.status_code = 503 if repository.state == "failed" else 200
+        return Health(status=repository.state)
+
+    async def readyz(response: Response) -> Health:
+        """Whether to send requests here: 503 while warming up, draining or failed."""
+        response.status_code = 200 if repository.state == "ready" else 503
+        return Health(status=repository.state)
+
+    async def models() -> ModelList:
+        """Every model with its size, cost, evaluation, and how close the exported file is to PyTorch."""
+        return ModelList(models=[_info(model) for model in repository.models.values()])
+
+    app.get("/livez", responses=_DEAD, tags=["probes"])(livez)
+    app.get("/readyz", responses=_NOT_READY, tags=["probes"])(readyz)
+    app.get("/v1/models", tags=["models"])(models)
+    for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/v1/models", models)):
+        app.head(path, include_in_schema=False)(endpoint)
+
+
+def _info(model: ServedModel) -> ModelInfo:
+    manifest = model.entry.manifest
+    size = manifest.preprocessing
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        task=manifest.task,
+        architecture=manifest.architecture,
+        classes=model.classes,
+        labels=list(model.labels),
+        input=InputSize(height=size.height, width=size.width, resize=size.resize),
+        params=manifest.params,
+        macs=manifest.macs,
+        max_batch=model.batcher.max_batch,
+        evaluation=manifest.evaluation,
+        parity=list(manifest.parity),
+    )
