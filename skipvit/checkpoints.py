@@ -8,11 +8,14 @@ Weights never travel as pickles, so opening a stranger's checkpoint runs none of
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -21,6 +24,8 @@ from safetensors.torch import load_file, save_file
 from skipvit.artifacts import Evaluation, write_atomically
 from skipvit.models import create_model
 from skipvit.transforms import Pixels, Preprocessing
+
+Classes = npt.NDArray[np.int64]
 
 SCHEMA_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -54,7 +59,7 @@ def save_checkpoint(
     folder: Path,
     weights: Mapping[str, torch.Tensor],
     checkpoint: Checkpoint,
-    samples: tuple[Pixels, np.ndarray[Any, np.dtype[np.int64]]] | None = None,
+    samples: tuple[Pixels, Classes] | None = None,
 ) -> None:
     """Writes a checkpoint; each file appears complete or not at all, the description last.
 
@@ -120,13 +125,23 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
     return model.eval(), checkpoint
 
 
-def read_samples(folder: Path) -> tuple[Pixels, np.ndarray[Any, np.dtype[np.int64]]] | None:
-    """Evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), or None where the checkpoint has none."""
+def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:
+    """Evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), or None where the checkpoint has none.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
     path = folder / SAMPLES
     if not path.exists():
         return None
     try:
         with np.load(path, allow_pickle=False) as data:
-            return data["images"], data["labels"]
-    except (OSError, ValueError, KeyError) as error:
+            images, labels = data["images"], data["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
+        raise CheckpointError(
+            f"{path} holds images {images.dtype} {images.shape} and labels {labels.shape}; "
+            "it needs uint8 (B, H, W, 3) and (B,): remove it or train again"
+        )
+    return images, labels

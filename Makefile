@@ -1,0 +1,67 @@
+# make demo         train, evaluate, export, verify, serve, and print the URL of a page to draw on
+# make demo-models  the same without the server
+# make test         format check, lint, types, tests
+#
+# TORCH=cpu    take PyTorch's CPU wheels: hundreds of megabytes instead of several gigabytes of CUDA
+# PORT=8000    where the demo's server listens
+# PYTHON=...   Python 3.11 or newer that makes the virtual environment
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+TORCH ?=
+BIN := $(VENV)/bin
+TORCH_PINS := 'torch==2.13.*' 'torchvision==0.28.*'
+DEMO := digits_skipat digits_vit
+
+.DELETE_ON_ERROR:
+.PHONY: demo demo-models test lint format readme clean
+
+demo: demo-models
+	$(BIN)/skipvit-serve models --port $(PORT)
+
+demo-models: $(DEMO:%=models/%/1/manifest.json)
+
+models/%/1/manifest.json: runs/%/checkpoint.json
+	$(BIN)/skipvit-to-onnx runs/$* --out models --precision fp32,fp16 --version 1
+
+runs/%/checkpoint.json: | $(VENV)/.demo
+	$(BIN)/skipvit-train $* --out runs/$*
+	$(BIN)/skipvit-evaluate runs/$*
+.PRECIOUS: runs/%/checkpoint.json
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# README's figures are read from benchmarks/results, never typed.
+readme: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.readme
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,serve]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("skipvit needs Python 3.11 or newer, and \
+	$(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+ifeq ($(TORCH),cpu)
+	@# uv knows the addresses of PyTorch's own builds; pip would have to be told.
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu $(TORCH_PINS)
+endif
+
+clean:
+	rm -rf runs models dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,166 @@
+"""The model repository: written whole or not at all, and read with every doubt that a stranger's folder deserves."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipvit import artifacts
+from skipvit.artifacts import (
+    ArtifactCorrupt,
+    ArtifactError,
+    ArtifactMissing,
+    ArtifactTooNew,
+    Manifest,
+    Parity,
+    Tensor,
+    read_entry,
+)
+from skipvit.transforms import Preprocessing
+
+
+def manifest_of(name: str = "digits", version: int = 1, files: dict[str, str] | None = None) -> Manifest:
+    return Manifest(
+        name=name,
+        version=version,
+        task="classification",
+        architecture="vit",
+        inputs=(Tensor(name="images", dtype="uint8", shape=("batch", 8, 8, 3)),),
+        outputs=(Tensor(name="probabilities", dtype="float32", shape=("batch", 2)),),
+        preprocessing=Preprocessing(height=8, width=8),
+        weights_from="nowhere",
+        created="2026-01-01T00:00:00+00:00",
+        commit="abc",
+        versions={},
+        models={"fp32": "model.onnx"},
+        files=files or {},
+        parity=(
+            Parity(
+                file="model.onnx", precision="fp32", engine="e", images=1, images_from="x", max_abs=0, mean_abs=0,
+                max_relative=0, top1_agreement=1, tolerance="t",
+            ),
+        ),
+        macs=1,
+        params=1,
+    )  # fmt: skip
+
+
+def write(root: Path, version: int = 1) -> Path:
+    with artifacts.new_version(root, "digits", version) as staging:
+        (staging / "model.onnx").write_bytes(b"graph")
+        labels = root / "digits" / "labels.txt"
+        labels.write_text("nought\none\n")
+        files = {**artifacts.hashes_of(staging), "labels.txt": artifacts.sha256_of(labels)}
+        artifacts.write_atomically(staging / "manifest.json", manifest_of(version=version, files=files).to_json())
+    return root / "digits" / str(version)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    write(tmp_path, 3)
+    entry = read_entry(tmp_path, "digits", 1)
+    assert entry.labels == ("nought", "one")
+    assert entry.model_path() == folder / "model.onnx"
+    assert entry.manifest.files["model.onnx"] == hashlib.sha256(b"graph").hexdigest()
+    assert read_entry(tmp_path, "digits").manifest.version == 3
+    assert artifacts.model_names(tmp_path) == ["digits"]
+    assert artifacts.versions_of(tmp_path / "digits") == [1, 3]
+    assert artifacts.next_version(tmp_path, "digits") == 4
+    assert artifacts.next_version(tmp_path, "other") == 1
+    with pytest.raises(ArtifactMissing, match="has no fp16 model, only fp32; export it again with --precision fp16"):
+        entry.model_path("fp16")
+
+
+def test_an_unfinished_version_is_never_seen(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with artifacts.new_version(tmp_path, "digits", 1) as staging:
+            (staging / "model.onnx").write_bytes(b"half")
+            assert artifacts.model_names(tmp_path) == []
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
+    write(tmp_path)
+    with (
+        pytest.raises(ArtifactError, match="exists; give another --version"),
+        artifacts.new_version(tmp_path, "digits", 1),
+    ):
+        pass
+    assert (tmp_path / "digits" / "1" / "model.onnx").read_bytes() == b"graph"
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def full_disk(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        artifacts.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+BREAKAGES: list[tuple[str, Callable[[Path], object], type[ArtifactError], str]] = [
+    ("no manifest", lambda f: (f / "manifest.json").unlink(), ArtifactMissing, r"manifest\.json is not there"),
+    ("not json", lambda f: (f / "manifest.json").write_text("{"), ArtifactCorrupt, r"manifest\.json is not JSON"),
+    ("a list", lambda f: (f / "manifest.json").write_text("[]"), ArtifactCorrupt, "the document"),
+    ("deep json", lambda f: (f / "manifest.json").write_text("[" * 100_000), ArtifactCorrupt, "is not JSON"),
+    ("bytes", lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), ArtifactCorrupt, "is not JSON"),
+    ("huge", lambda f: (f / "manifest.json").write_text(" " * (1 << 21)), ArtifactCorrupt, "is over 1048576 bytes"),
+    ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 1"),
+    ("unknown key", lambda f: edit(f, lambda d: d.update(colour=1)), ArtifactCorrupt, "colour: Extra inputs"),
+    ("no task", lambda f: edit(f, lambda d: d.pop("task")), ArtifactCorrupt, "task: Field required"),
+    ("no hash", lambda f: edit(f, lambda d: d.update(files={})), ArtifactCorrupt, r"no sha256 for model\.onnx"),
+    ("other name", lambda f: edit(f, lambda d: d.update(name="cats")), ArtifactCorrupt, "is for 'cats' version 1"),
+    ("escape", lambda f: edit(f, lambda d: d["files"].update({"../../x": "0"})), ArtifactCorrupt, "cannot name"),
+    ("changed", lambda f: (f / "model.onnx").write_bytes(b"graff"), ArtifactCorrupt, r"model\.onnx has sha256"),
+    ("gone", lambda f: (f / "model.onnx").unlink(), ArtifactMissing, r"model\.onnx is named by the manifest"),
+    ("labels", lambda f: (f.parent / "labels.txt").write_text("a\n"), ArtifactCorrupt, r"labels\.txt has sha256"),
+    ("no labels", lambda f: (f.parent / "labels.txt").unlink(), ArtifactMissing, r"labels\.txt is named"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "error", "match"), [b[1:] for b in BREAKAGES], ids=[b[0] for b in BREAKAGES])
+def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], error: type[Exception], match: str) -> None:
+    damage(write(tmp_path))
+    with pytest.raises(error, match=match):
+        read_entry(tmp_path, "digits")
+
+
+def test_missing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing, match="nothing is not a folder; make one with"):
+        artifacts.model_names(tmp_path / "nothing")
+    with pytest.raises(ArtifactMissing, match="no version folder"):
+        read_entry(tmp_path, "cats")
+    write(tmp_path)
+    with pytest.raises(ArtifactMissing, match=r"has no version 7, only \[1\]"):
+        read_entry(tmp_path, "digits", 7)
+
+
+@given(st.text(max_size=200))
+def test_names_stay_in_their_folder(name: str) -> None:
+    try:
+        artifacts.check_name(name)
+    except ValueError:
+        return
+    assert Path("/models") == (Path("/models") / name).resolve().parent
+    assert name.isascii()
