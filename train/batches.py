@@ -125,8 +125,11 @@ def glyph_numbers(seed: int, step: int, batch: int, columns: int) -> Tensor:
 
 
 def seed_everything(*key: int) -> None:
-    """Seeds Python, NumPy and torch, on every device, from a key."""
-    first, second = np.random.SeedSequence(key).generate_state(2)
-    random.seed(int(first))
-    np.random.seed(int(second))
-    torch.manual_seed(int(first) << 32 | int(second))
+    """Seeds Python, NumPy and torch, on the CPU and on GPUs in use, from a key."""
+    first, second = (int(word) for word in np.random.SeedSequence(key).generate_state(2))
+    random.seed(first)
+    np.random.seed(second)
+    # torch.manual_seed formats a stack trace for every device type that is not in use: 0.3 ms, once per picture.
+    torch.default_generator.manual_seed(first << 32 | second)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(first << 32 | second)
