@@ -135,7 +135,7 @@ def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             images, labels = data["images"], data["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None

@@ -1,0 +1,95 @@
+"""Puts the newest results into README: the text between ``<!-- name -->`` and ``<!-- /name -->`` is generated.
+
+python -m benchmarks.readme          write
+python -m benchmarks.readme --check  exit 1 if README and results differ
+"""
+
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.rows import read_rows
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    check = "--check" in (sys.argv[1:] if argv is None else argv)
+    text = README.read_text(encoding="utf-8")
+    new = fill(text)
+    if check and new != text:
+        print("README and benchmarks/results differ; run `make readme` and commit the result", file=sys.stderr)
+        return 1
+    if not check:
+        README.write_text(new, encoding="utf-8")
+    return 0
+
+
+def fill(text: str) -> str:
+    """README with its generated parts made anew."""
+    for name, make in _TABLES.items():
+        found = re.findall(f"<!-- {name} -->.*?<!-- /{name} -->", text, flags=re.DOTALL)
+        if len(found) != 1:
+            raise ValueError(f"README needs exactly one <!-- {name} --> ... <!-- /{name} --> pair, it has {len(found)}")
+        text = text.replace(found[0], f"<!-- {name} -->\n{make()}\n<!-- /{name} -->")
+    return text
+
+
+def engine_table() -> str:
+    """Markdown of the engine benchmark."""
+    rows = read_rows("engine")
+    header = "| model | form | px | batch | params M | GMACs | CPU ms/image | vs timm export | max drift |"
+    lines = [
+        f"| {r['model']} | {r['form']} | {r['resolution_px']} | {r['batch']} | {float(r['params_m']):.2f} "
+        f"| {float(r['gmacs']):.2f} | {float(r['cpu_ms_per_image']):.1f} "
+        f"| {float(r['speedup_over_timm_export']):.2f} | {r['max_abs_logit_drift']} |"
+        for r in rows
+    ]
+    return _table(header, "|---|---|--:|--:|--:|--:|--:|--:|--:|", lines, rows)
+
+
+def server_table() -> str:
+    """Markdown of the server benchmark."""
+    rows = read_rows("server")
+    header = "| server | clients | p50 ms | p99 ms | requests/s | CPU ms/request | RSS MB |"
+    lines = [
+        f"| {r['server']} | {r['clients']} | {float(r['p50_ms']):.1f} | {float(r['p99_ms']):.1f} "
+        f"| {float(r['requests_per_s']):.0f} | {float(r['cpu_ms_per_request']):.2f} | {r['rss_mb']} |"
+        for r in rows
+    ]
+    return _table(header, "|---|--:|--:|--:|--:|--:|--:|", lines, rows)
+
+
+def accuracy_table() -> str:
+    """Markdown of the accuracy benchmark: a row a model, a column a seed."""
+    rows = read_rows("accuracy")
+    models = sorted({r["model"] for r in rows}, reverse=True)
+    seeds = sorted({r["seed"] for r in rows}, key=int)
+    lines = []
+    for model in models:
+        own = {r["seed"]: r for r in rows if r["model"] == model}
+        top1 = [float(own[seed]["top1_percent"]) for seed in seeds]
+        cpu = statistics.median(float(r["train_cpu_s"]) for r in own.values())
+        cells = [f"{value:.1f}" for value in [*top1, statistics.mean(top1)]]
+        lines.append(f"| {model} | {' | '.join(cells)} | {cpu:.0f} |")
+    header = "| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean top-1 % | training CPU s |"
+    return _table(header, "|---|" + "--:|" * (len(seeds) + 2), lines, rows)
+
+
+def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return "Not measured yet."
+    r = rows[0]
+    rounds = f"; medians of {r['rounds']} rounds" if "rounds" in r else ""
+    note = f"{r['machine']}; {r['versions']}; commit {r['commit']}, {r['date']}{rounds}."
+    return "\n".join([header, rule, *lines, "", note])
+
+
+_TABLES = {"engine": engine_table, "server": server_table, "accuracy": accuracy_table}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

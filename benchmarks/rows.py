@@ -1,0 +1,59 @@
+"""CSV rows that carry their circumstances: machine, versions, commit, date."""
+
+import csv
+import datetime
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from skipvit import provenance
+
+RESULTS = Path(__file__).resolve().parent / "results"
+_CIRCUMSTANCES = ("machine", "versions", "commit", "date")
+
+
+def write_rows(
+    what: str, rows: Iterable[Mapping[str, object]], packages: Iterable[str], folder: Path = RESULTS
+) -> Path:
+    """Writes ``<what>_<machine>_<yyyymm>.csv``, replacing this month's file of the same machine.
+
+    Args:
+        what: name of the benchmark.
+        rows: one mapping a row, all with the same columns; units are in the column names.
+        packages: packages whose versions matter to the figures.
+    """
+    today = datetime.datetime.now(datetime.UTC).date()
+    found = provenance.versions_of(packages)
+    circumstances = {
+        "machine": provenance.machine(),
+        "versions": " ".join(f"{name}={version}" for name, version in found.items()),
+        "commit": provenance.commit(),
+        "date": today.isoformat(),
+    }
+    complete = [{**row, **circumstances} for row in rows]
+    slug = re.sub(r"[^a-z0-9]+", "-", circumstances["machine"].lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{what}_{slug}_{today:%Y%m}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(complete[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(complete)
+    return path
+
+
+def read_rows(what: str, folder: Path = RESULTS) -> list[dict[str, str]]:
+    """Rows of the newest file of a benchmark, or none where it was never run."""
+    paths = sorted(folder.glob(f"{what}_*_[0-9][0-9][0-9][0-9][0-9][0-9].csv"), key=lambda p: p.stem[-6:])
+    if not paths:
+        return []
+    with paths[-1].open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def print_table(rows: list[Mapping[str, object]]) -> None:
+    """The columns of a benchmark's own, aligned."""
+    columns = [name for name in rows[0] if name not in _CIRCUMSTANCES]
+    cells = [columns, *[[str(row[name]) for name in columns] for row in rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
