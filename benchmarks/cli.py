@@ -1,4 +1,4 @@
-"""Measures engines, servers and the demo's accuracy: baseline and variant in turns within one run, medians, one CSV row each.
+"""Measures engines, servers and the demo's accuracy: baseline and variant in turns, medians, one CSV row each.
 
     skipvit-bench engine --sizes tiny small --resolutions 224 384
     skipvit-bench server --rounds 3 --seconds 4
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.what == "engine":
             from benchmarks import engines
 
-            packages = engines.PACKAGES
+            packages: tuple[str, ...] = engines.PACKAGES
             rows = [
                 row
                 for size in arguments.sizes
