@@ -31,12 +31,13 @@ class GlyphDistortion:
     contrast: float = 0.5
     plain: float = 0.2
 
-    def __call__(self, pictures: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, pictures: Tensor, u: Tensor, ramp: float = 1.0) -> Tensor:
         """Distorts white-on-black glyphs.
 
         Args:
             pictures: (B, 3, H, W) in 0..1.
             u: (B, 16) uniform in 0..1.
+            ramp: 0 leaves all pictures plain, 1 only the share ``plain`` of them.
 
         Returns:
             (B, 3, H, W) in 0..1.
@@ -45,7 +46,8 @@ class GlyphDistortion:
         moved = self._move(ink, u[:, :6])
         stroke = self._stroke(moved, u[:, 6])
         coloured = self._colour(F.avg_pool2d(stroke, _FINER), u[:, 7:15])  # (B, 1, 4H, 4W) -> (B, 3, H, W)
-        return torch.where((u[:, 15] < self.plain).view(-1, 1, 1, 1), pictures, coloured)
+        plain = 1 - ramp * (1 - self.plain)
+        return torch.where((u[:, 15] < plain).view(-1, 1, 1, 1), pictures, coloured)
 
     def _move(self, ink: Tensor, u: Tensor) -> Tensor:
         """Rotation, shear, aspect, size and place; (B, 1, H, W) -> (B, 1, 4H, 4W)."""

@@ -96,7 +96,8 @@ def fit(recipe: Recipe, data: Dataset, out: Path, process: Process, resuming: bo
         for step in range(start + 1, stop + 1):  # step counts finished steps at the end of its turn
             lr = rate(recipe, step - 1, total, per_epoch)
             set_learning_rate(optimizer, lr)
-            loss = backward(recipe, parallel, batches, augment, step - 1, process)
+            ramp = min(1.0, step / max(1.0, recipe.augment.ramp_epochs * per_epoch))
+            loss = backward(recipe, parallel, batches, augment, step - 1, ramp, process)
             norm = clip_gradients(model, optim.clip_norm)
             loss, stopping = process.mean(torch.tensor([loss, float(bool(signals))], device=process.device)).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -133,6 +134,7 @@ def backward(
     batches: Iterator[tuple[Tensor, Tensor]],
     augment: BatchTransform,
     step: int,
+    ramp: float,
     process: Process,
 ) -> float:
     """Adds up the gradients of this process's share of one step's batch, in parts, and returns its mean loss."""
@@ -148,6 +150,7 @@ def backward(
             pixels.to(process.device, non_blocking=True),
             labels.to(process.device, non_blocking=True),
             u[first : first + part_size].to(process.device, non_blocking=True),
+            ramp,
         )
         sync_gradients(model, wanted=part == run.accumulate - 1)
         with autocast(run.amp, process.device):

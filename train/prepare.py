@@ -72,20 +72,21 @@ class BatchTransform:
                 num_classes=self.num_classes,
             )
 
-    def __call__(self, pixels: Tensor, labels: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, labels: Tensor, u: Tensor, ramp: float = 1.0) -> tuple[Tensor, Tensor]:
         """One part of a batch.
 
         Args:
             pixels: (B, 3, H, W) uint8.
             labels: (B,) class indices.
             u: (B, 16) uniform numbers for the glyph distortion.
+            ramp: how far the glyph distortion has been turned up, 0 to 1.
 
         Returns:
             images (B, 3, H, W) float32 and targets (B, num_classes), smoothed and mixed.
         """
         scaled = pixels.float() / 255
         if self.glyphs is not None:
-            scaled = self.glyphs(scaled, u)
+            scaled = self.glyphs(scaled, u, ramp)
         images = normalise(scaled, self.mean, self.std)
         if self.random_erasing:
             erase = timm.data.random_erasing.RandomErasing(self.random_erasing, mode="pixel", device=images.device)

@@ -70,6 +70,7 @@ class Augment(_Section):
     thickness: Fraction = 0.5
     contrast: Fraction = 0.5
     plain: Fraction = Field(default=0.2, description="share of pictures that are left as they are")
+    ramp_epochs: float = Field(default=0.0, ge=0.0, description="all are plain at first, and fewer until this epoch")
     # both
     mixup: float = Field(default=0.0, ge=0.0)
     cutmix: float = Field(default=0.0, ge=0.0)
@@ -220,11 +221,12 @@ def _explain(error: Any) -> str:
 
 
 def _nearest(section: str, key: str) -> str:
-    known = [dotted for dotted, _ in _flatten(_schema())]
-    inside = {dotted.rpartition(".")[2]: dotted for dotted in known if dotted.rpartition(".")[0] == section}
-    anywhere = {dotted.rpartition(".")[2]: dotted for dotted in known} if section else {k: k for k in _schema()}
-    for names in (inside, anywhere):
-        if near := difflib.get_close_matches(key, names, n=1, cutoff=0.5):
+    schema = _schema()
+    inside = {name: f"{section}.{name}" for name in schema.get(section, ())} or {name: name for name in schema}
+    anywhere = {name: f"{table}.{name}" for table, names in schema.items() for name in names} | inside
+    # a near miss elsewhere goes before a far one here: optim.epoch is schedule.epochs, not optim.eps
+    for names, cutoff in ((inside, 0.75), (anywhere, 0.75), (inside, 0.5)):
+        if near := difflib.get_close_matches(key, names, n=1, cutoff=cutoff):
             return f"did you mean {names[near[0]]}?"
     return f"the keys here are {_keys(section)}"
 

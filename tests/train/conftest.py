@@ -1,0 +1,78 @@
+"""A tiny recipe and tiny picture folders for the tests of the training room."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TINY = """
+[model]
+name = "skipat_micro_patch2_8"
+args = { embed_dim = 16, depth = 3, num_heads = 2, skip = [1], drop_path_rate = 0.2 }
+[data]
+uri = "builtin:digits"
+image_size = 8
+resize = "squash"
+interpolation = "box"
+[augment]
+kind = "digits"
+[optim]
+lr = 2e-3
+clip_norm = 1.0
+label_smoothing = 0.1
+ema_decay = 0.9
+[schedule]
+epochs = 2
+warmup_epochs = 0.2
+[run]
+batch = 64
+steps = 12
+save_every = 4
+log_every = 1
+device = "cpu"
+threads = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A recipe of 12 steps of a 3-block SkipAt on the digits, with everything random that a recipe can have."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def picture() -> Callable[..., Path]:
+    """Writes a generated photograph-like picture; classes differ in hue so that there is something to learn."""
+
+    def write(path: Path, seed: int = 0, size: tuple[int, int] = (40, 32)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        pixels = rng.integers(0, 256, (size[1], size[0], 3)) // 2 + rng.integers(0, 128, 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: Callable[..., Path]) -> Path:
+    """train/{ant,bee}/*.png and val/{ant,bee}/*.png, 8 and 2 pictures a class, plus files that are no pictures."""
+    root = tmp_path / "pictures"
+    for c, name in enumerate(("bee", "ant")):
+        for i in range(8):
+            picture(root / "train" / name / f"{i}.png", seed=10 * c + i)
+        for i in range(2):
+            picture(root / "val" / name / f"{i}.jpg", seed=100 + 10 * c + i)
+    (root / "train" / "ant" / "notes.txt").write_text("no picture")
+    (root / "train" / "ant" / ".hidden.png").write_text("no picture either")
+    return root

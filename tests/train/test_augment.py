@@ -1,0 +1,123 @@
+"""Glyph distortion: what it may do to a digit, and what not."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from skipvit.transforms import Preprocessing
+from train.augment import RANDOM_NUMBERS, GlyphDistortion
+from train.digits import digits
+from train.prepare import BatchTransform, as_evaluated, normalise
+
+# Uniform numbers of one half leave the geometry alone, except size (column 3) and thickness.
+NEUTRAL = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0, thickness=0, contrast=0, plain=0)
+
+
+@pytest.fixture(scope="module")
+def scans() -> Tensor:
+    held_out = digits().held_out
+    transform = as_evaluated(Preprocessing(height=8, width=8, resize="squash", interpolation="box"))
+    return torch.stack([transform(held_out.open(i)) for i in range(64)]).float() / 255
+
+
+def numbers(seed: int = 0) -> Tensor:
+    return torch.rand(64, RANDOM_NUMBERS, generator=torch.Generator().manual_seed(seed))
+
+
+def test_result_is_a_picture(scans: Tensor) -> None:
+    found = GlyphDistortion()(scans, numbers())
+    assert found.shape == scans.shape
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_a_picture_does_not_depend_on_its_batch(scans: Tensor) -> None:
+    distort, u = GlyphDistortion(), numbers()
+    torch.testing.assert_close(distort(scans, u)[10:20], distort(scans[10:20], u[10:20]))
+
+
+def test_ramp_starts_with_plain_pictures(scans: Tensor) -> None:
+    distort = GlyphDistortion(plain=0.25)
+    assert torch.equal(distort(scans, numbers(), ramp=0.0), scans)
+    for ramp, share in ((0.5, 0.625), (1.0, 0.25)):
+        same = (distort(scans, numbers(), ramp) == scans).flatten(1).all(dim=1)
+        assert torch.equal(same, numbers()[:, 15] < share)
+
+
+def test_neutral_distortion_keeps_the_digit(scans: Tensor) -> None:
+    u = torch.full((64, RANDOM_NUMBERS), 0.5)
+    u[:, 3] = 1.0  # the smallest size, which without a margin is the whole frame
+    found = NEUTRAL(scans, u)
+    correlation = torch.corrcoef(torch.stack([found.flatten(), scans.flatten()]))[0, 1]
+    assert correlation > 0.9
+
+
+def test_both_polarities_occur_and_are_mirror_images(scans: Tensor) -> None:
+    light_on_dark, dark_on_light = numbers(), numbers()
+    light_on_dark[:, 9], dark_on_light[:, 9] = 0.9, 0.1
+    white, black = NEUTRAL(scans, light_on_dark), NEUTRAL(scans, dark_on_light)
+    torch.testing.assert_close(white, 1 - black)
+    assert white[:, :, 0, 0].mean() < 0.1
+
+
+def test_thickness_adds_and_takes_ink(scans: Tensor) -> None:
+    distort = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0, thickness=1, contrast=0, plain=0)
+    thin, thick = numbers(), numbers()
+    thin[:, 9] = thick[:, 9] = 0.9
+    thin[:, 6], thick[:, 6] = 0.0, 1.0
+    ink_thin, ink_thick = (distort(scans, u).mean(dim=(1, 2, 3)) for u in (thin, thick))
+    assert (ink_thick > 1.3 * ink_thin).all()
+    assert (ink_thin > 0.01).all(), "a stroke must not vanish"
+
+
+@pytest.mark.parametrize(("column", "value", "axis", "sign"), [(4, 1.0, 3, 1), (4, 0.0, 3, -1), (5, 1.0, 2, 1)])
+def test_place_moves_the_ink_where_it_says(scans: Tensor, column: int, value: float, axis: int, sign: int) -> None:
+    distort = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0.25, thickness=0, contrast=0, plain=0)
+    middle = torch.full((64, RANDOM_NUMBERS), 0.5)
+    middle[:, 3] = 1.0
+    moved = middle.clone()
+    moved[:, column] = value
+
+    def centre(pictures: Tensor) -> Tensor:
+        ink = pictures.mean(dim=(1, 5 - axis))  # (B, 3, H, W) -> (B, 8)
+        return (ink * torch.arange(8.0)).sum(dim=1) / ink.sum(dim=1)
+
+    assert (sign * (centre(distort(scans, moved)) - centre(distort(scans, middle))) > 0.5).all()
+
+
+def transform(**changes: object) -> BatchTransform:
+    plain = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0), "num_classes": 10, "label_smoothing": 0.1}
+    return BatchTransform(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+def test_pictures_are_normalised_and_labels_smoothed(scans: Tensor) -> None:
+    pixels, labels = (scans * 255).to(torch.uint8), torch.arange(64) % 10
+    images, targets = transform()(pixels, labels, numbers())
+    torch.testing.assert_close(images, normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0)))
+    torch.testing.assert_close(images[:, 0], (pixels[:, 0].float() / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(64))
+    assert targets[3].tolist() == pytest.approx([0.01] * 3 + [0.91] + [0.01] * 6)
+
+
+def test_smoothed_targets_give_torchs_loss() -> None:
+    logits, labels = torch.randn(64, 10), torch.arange(64) % 10
+    _, targets = transform()(torch.zeros(64, 3, 8, 8, dtype=torch.uint8), labels, numbers())
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets), expected)
+
+
+def test_mixup_mixes_pictures_and_targets_alike() -> None:
+    pixels = (torch.arange(64) % 2 * 255).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).clone()
+    labels = torch.arange(64) % 2
+    mixed = transform(mixup=1.0, label_smoothing=0.0, std=(0.5, 0.5, 0.5), mean=(0.0, 0.0, 0.0), num_classes=2)
+    images, targets = mixed(pixels, labels, numbers())
+    torch.testing.assert_close(images[:, 0, 0, 0] / 2, targets[:, 1])
+    assert 0 < targets[0, 0] < 1
+
+
+def test_random_erasing_touches_some_pictures() -> None:
+    pixels = torch.full((64, 3, 16, 16), 200, dtype=torch.uint8)
+    images, _ = transform(random_erasing=0.5)(pixels, torch.zeros(64, dtype=torch.long), numbers())
+    whole = normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    touched = (images != whole).flatten(1).any(dim=1).sum()
+    assert 10 < touched < 54
