@@ -55,6 +55,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         description="Pictures in, labels out: Vision Transformers that skip attention.",
         docs_url=None,  # FastAPI's own pages load from a CDN
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False},  # looks up the environment thrice per request even when off
         lifespan=lifespan,
     )
     classify = Classify(settings, repository, admission, decoding, metrics)

@@ -25,6 +25,9 @@ _STILL = ("JPEG", "MPO")
 # What Pillow raises on files that are merely broken; anything else is logged, for it may be worth a report.
 _EXPECTED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
 
+_BLOCK_BYTES = 2 << 20
+_BLOCKS_PER_THREAD = 4
+
 _RE_SAVE = f"open the picture in an editor and save it again as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
@@ -34,6 +37,17 @@ class ImageLimits:
 
     max_pixels: int = 50_000_000
     max_frames: int = 1
+
+
+def keep_bitmaps(threads: int) -> None:
+    """Lets Pillow reuse the memory of its bitmaps, for ``threads`` threads that decode.
+
+    By default every bitmap is mapped, touched page by page and unmapped again, which for a photo of 500 x 375 takes a
+    third of the time of decoding and resizing it. Kept are 8 MiB per thread; larger pictures take and free their own.
+    """
+    memory = Image.core  # type: ignore[attr-defined]  # Pillow documents these two, its stubs do not know them
+    memory.set_block_size(_BLOCK_BYTES)
+    memory.set_blocks_max(_BLOCKS_PER_THREAD * threads)
 
 
 def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name: str | None = None) -> Pixels:

@@ -102,6 +102,13 @@ _SCHEMAS: dict[str, Any] = {
 }
 
 
+_SAMPLES = [
+    "curl -T cat.jpg -H 'Content-Type: image/jpeg' 'http://localhost:8000/v1/classify?top_k=3'",
+    "curl -F file=@one.png -F file=@two.png -F top_k=3 http://localhost:8000/v1/classify",
+    'curl --json "{\\"image\\": \\"$(base64 -w0 cat.jpg)\\"}" http://localhost:8000/v1/classify',
+]
+
+
 def _request_body() -> dict[str, Any]:
     properties = {
         "image": _BASE64,
@@ -157,6 +164,7 @@ def _operation(operation_id: str) -> dict[str, Any]:
             {"name": "top_k", "in": "query", "required": False, "schema": _TOP_K},
         ],
         "requestBody": _request_body(),
+        "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **responses},
     }
 

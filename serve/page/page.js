@@ -1,1 +1,254 @@
+// The page: takes a drawing or a picture, posts its bytes, and shows what came back.
 
+import { Pad } from "/page/draw.js";
+
+const $ = (id) => document.getElementById(id);
+const state = { models: [], model: null, sent: null, running: null };
+const pad = new Pad($("pad"), () => onDrawing());
+
+start();
+
+async function start() {
+  try {
+    const response = await fetch("/v1/models");
+    if (!response.ok) throw await problemOf(response);
+    state.models = (await response.json()).models;
+  } catch (problem) {
+    showError(problem);
+    return;
+  }
+  $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
+  $("model").addEventListener("change", () => { choose($("model").value); resend(); });
+  choose(state.models[0].name);
+}
+
+function choose(name) {
+  state.model = state.models.find((model) => model.name === name);
+  $("facts").textContent = factsOf(state.model);
+  const draws = takesDigits(state.model);
+  $("draw").classList.toggle("dropzone", !draws);
+  $("draw").hidden = !draws;
+  $("clear").hidden = $("undo").hidden = !draws;
+  $("pad-help").textContent = draws
+    ? "Mouse, finger or pen. By keyboard: arrows move, Space sets and lifts the pen, Backspace undoes, Delete clears. "
+      + "A picture can also be dropped or pasted anywhere."
+    : "Choose a picture, drop it anywhere on this page, or paste it.";
+  updateButtons();
+}
+
+// Digits are drawn; so is anything for a model whose pictures are that small.
+function takesDigits(model) {
+  const digits = model.labels.length === 10 && model.labels.every((label, i) => label === String(i));
+  return digits || Math.max(model.input.height, model.input.width) <= 64;
+}
+
+function factsOf(model) {
+  const facts = [`${model.architecture}, version ${model.version}`];
+  if (model.params) facts.push(`${short(model.params)} parameters`);
+  if (model.macs) facts.push(`${short(model.macs)} MACs`);
+  facts.push(`${model.classes} classes`);
+  const top1 = model.evaluation?.metrics.top1;
+  if (top1 !== undefined) facts.push(`${percent(top1)} right on ${model.evaluation.dataset}`);
+  return facts.join(" · ");
+}
+
+function short(count) {
+  const unit = [[1e9, " G"], [1e6, " M"], [1e3, " k"]].find(([size]) => count >= size);
+  return unit ? `${Number((count / unit[0]).toPrecision(3))}${unit[1]}` : String(count);
+}
+
+// --- what is sent ---
+
+async function onDrawing() {
+  updateButtons();
+  if (pad.empty) { reset(); return; }
+  const blob = await new Promise((done) => pad.render($("sent")).toBlob(done, "image/png"));
+  $("sent-box").hidden = false;
+  $("preview").hidden = true;
+  $("draw").hidden = false;
+  send({ blob, name: "digit.png", type: "image/png", drawn: true });
+}
+
+function onFile(file) {
+  if (!file) return;
+  $("sent-box").hidden = true;
+  $("draw").hidden = true;
+  showPreview(file);
+  updateButtons();
+  send({ blob: file, name: file.name || "picture.png", type: file.type || "application/octet-stream", drawn: false });
+}
+
+function showPreview(file) {
+  const image = $("preview");
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+  image.onerror = () => { image.hidden = true; $("draw").hidden = !takesDigits(state.model); };
+  image.hidden = false;
+}
+
+function resend() { if (state.sent) send(state.sent); }
+
+async function send(picture) {
+  state.running?.abort();
+  const running = state.running = new AbortController();
+  state.sent = picture;
+  document.body.dataset.state = "busy";
+  const started = performance.now();
+  try {
+    const response = await fetch(urlOf(), {
+      method: "POST", body: picture.blob, headers: { "Content-Type": picture.type }, signal: running.signal });
+    const answer = response.ok ? await response.json() : null;
+    const roundTrip = performance.now() - started;
+    if (!answer) throw await problemOf(response);
+    if (running === state.running) showAnswer(answer, roundTrip, picture);
+  } catch (problem) {
+    if (running === state.running && problem.name !== "AbortError") showError(problem);
+  }
+}
+
+function urlOf() {
+  const query = state.models.length > 1 ? `?model=${encodeURIComponent(state.model.name)}` : "";
+  return `/v1/classify${query}`;
+}
+
+async function problemOf(response) {
+  try {
+    const { error, id } = await response.json();
+    return { ...error, id, status: response.status };
+  } catch {
+    return { message: `The server answered ${response.status} ${response.statusText}.`, hint: "" };
+  }
+}
+
+// --- what came back ---
+
+function showAnswer(answer, roundTrip, picture) {
+  const [result] = answer.results;
+  const best = result.predictions[0];
+  document.body.dataset.state = "done";
+  $("error").hidden = true;
+  $("status").textContent = `${best.label}, ${percent(best.probability)} sure, says ${answer.model.name}.`;
+  $("bars").replaceChildren(...result.predictions.map(barOf));
+  showTimes({ ...result.timing_ms, ...answer.timing_ms }, roundTrip);
+  $("batch").hidden = false;
+  $("batch").textContent = result.batch_size === 1 ? "ran alone" : `rode in a batch of ${result.batch_size}`;
+  $("batch").dataset.size = result.batch_size;
+  showCurl(picture);
+}
+
+function barOf({ label, probability }) {
+  const row = element("li", "");
+  row.dataset.label = label;
+  row.dataset.probability = probability;
+  const track = element("span", "track");
+  const fill = element("span", "fill");
+  fill.style.transform = `scaleX(${probability})`;
+  track.append(fill);
+  const name = element("span", "label", label);
+  name.title = label;
+  row.append(name, track, element("span", "value", percent(probability)));
+  return row;
+}
+
+function showTimes(times, roundTrip) {
+  const stages = ["read", "decode", "queue", "infer"];
+  const rest = Math.max(0, times.total - stages.reduce((sum, stage) => sum + times[stage], 0));
+  const parts = [...stages.map((stage) => [stage, times[stage]]), ["rest", rest]];
+  $("split").replaceChildren(...parts.map(([stage, ms]) => {
+    const part = element("span", stage);
+    part.style.flexGrow = ms;
+    return part;
+  }));
+  const rows = parts.map(([stage, ms]) => timeRow(stage, stage, ms));
+  rows.push(timeRow("sum", "server", times.total), timeRow("sum", "round trip", roundTrip));
+  $("times").replaceChildren(...rows);
+  $("timing").hidden = false;
+}
+
+function timeRow(kind, name, ms) {
+  const row = element("div", kind);
+  row.dataset.stage = name;
+  row.append(element("dt", "", name), element("dd", "", `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`));
+  return row;
+}
+
+function showCurl({ blob, name, type, drawn }) {
+  const quote = (text) => (/^[\w./:@%-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+  const globs = /[[\]{}]/.test(name) ? "-g " : "";  // curl would take brackets in a file's name for a pattern
+  const file = quote(name.startsWith("-") ? `./${name}` : name);
+  $("curl").textContent = `curl ${globs}-T ${file} -H 'Content-Type: ${type}' ${quote(location.origin + urlOf())}`;
+  URL.revokeObjectURL($("download").href);
+  if (drawn) $("download").href = URL.createObjectURL(blob);
+  $("download-line").hidden = !drawn;
+  $("again").hidden = false;
+}
+
+function showError(problem) {
+  document.body.dataset.state = "error";
+  $("bars").replaceChildren();
+  for (const id of ["timing", "again", "batch"]) $(id).hidden = true;
+  $("status").textContent = "";
+  $("error").hidden = false;
+  const unreachable = problem instanceof TypeError;
+  $("error-message").textContent = unreachable ? "The server cannot be reached." : capital(problem.message);
+  $("error-hint").textContent = unreachable ? "Is it still running?" : capital(problem.hint ?? "");
+  $("error-id").textContent = problem.code ? `${problem.code} · ${problem.status} · request ${problem.id}` : "";
+}
+
+function reset() {
+  state.running?.abort();
+  state.sent = null;
+  document.body.dataset.state = "idle";
+  $("bars").replaceChildren();
+  for (const id of ["error", "timing", "again", "batch", "sent-box"]) $(id).hidden = true;
+  $("status").textContent = "Nothing sent yet.";
+}
+
+// --- controls ---
+
+function updateButtons() {
+  const showsPicture = !$("preview").hidden;
+  $("clear").disabled = pad.empty && !showsPicture;
+  $("undo").disabled = pad.empty || showsPicture;
+  $("pad-hint").classList.toggle("gone", !pad.empty);
+}
+
+$("clear").addEventListener("click", () => {
+  $("preview").hidden = true;
+  $("draw").hidden = !takesDigits(state.model);
+  pad.clear();
+});
+$("undo").addEventListener("click", () => pad.undo());
+$("file").addEventListener("change", () => { onFile($("file").files[0]); $("file").value = ""; });
+$("copy").addEventListener("click", async () => {
+  await copyText($("curl"));
+  $("copy").textContent = "Copied";
+  setTimeout(() => { $("copy").textContent = "Copy"; }, 1500);
+});
+document.addEventListener("paste", (event) => onFile(event.clipboardData.files[0]));
+document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dragging"); });
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dragging");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  onFile(event.dataTransfer.files[0]);
+});
+
+// The clipboard API exists on https and localhost only; elsewhere the text is selected for Ctrl+C.
+async function copyText(node) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(node.textContent).catch(() => getSelection().selectAllChildren(node));
+  return getSelection().selectAllChildren(node);
+}
+
+function element(tag, className, text = "") {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.textContent = text;
+  return node;
+}
+
+function percent(share) { return `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`; }
+
+function capital(text) { return text ? text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".") : ""; }
