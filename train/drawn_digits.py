@@ -6,13 +6,14 @@ scans will read what people draw. It is synthetic, and says so in its name.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from train.pictures import Dataset, Labels
+from train.digits import digits
+from train.pictures import Dataset, Labels, Pictures
 
 _CANVAS = 280
 _PER_CLASS = 60
@@ -66,22 +67,47 @@ _WAYS: tuple[tuple[tuple[Stroke, ...], ...], ...] = (
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings made anew at each call, always the same for one seed; black on white or, every other one, inverted."""
+    """Drawings made anew at each call, always the same for one seed; white on black, or every other one inverted."""
 
     labels: Labels
     seed: int
+    invert_every_other: bool = True
 
     def open(self, index: int) -> Image.Image:
         rng = np.random.default_rng([self.seed, index])
-        return crop_to_ink(draw_digit(int(self.labels[index]), rng), rng.uniform(0.02, 0.18), inverted=index % 2 == 1)
+        drawn, margin = draw_digit(int(self.labels[index]), rng), rng.uniform(0.0, 0.15)
+        return crop_to_ink(drawn, margin, inverted=self.invert_every_other and index % 2 == 1)
+
+
+@dataclass(frozen=True)
+class Both:
+    """The pictures of one source, then those of another with the same classes."""
+
+    first: Pictures
+    second: Pictures
+
+    @property
+    def labels(self) -> Labels:
+        return np.concatenate([self.first.labels, self.second.labels])
+
+    def open(self, index: int) -> Image.Image:
+        n = len(self.first.labels)
+        return self.first.open(index) if index < n else self.second.open(index - n)
 
 
 def drawn_digits() -> Dataset:
-    """600 drawings to evaluate on, and as many others that may be looked at or trained on."""
+    """600 drawings to evaluate on, and as many others that may be trained on."""
     labels = np.repeat(np.arange(10, dtype=np.int64), _PER_CLASS)
     held_out = f"synthetic mouse-drawn digits, {len(labels)} (seed 1)"
     classes = tuple(str(digit) for digit in range(10))
     return Dataset("builtin:drawn-digits", classes, Drawings(labels, 0), Drawings(labels, 1), held_out)
+
+
+def digits_and_drawings() -> Dataset:
+    """Trains on scans and 600 drawings, white on black; held out are scans alone, the same as in `digits`."""
+    scans, drawn = digits(), drawn_digits()
+    both = Both(scans.train, Drawings(drawn.train.labels, 0, invert_every_other=False))
+    return replace(scans, uri="builtin:digits-and-drawings", train=both)
 
 
 def draw_digit(digit: int, rng: np.random.Generator) -> Image.Image:

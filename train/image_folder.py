@@ -46,11 +46,11 @@ class Files:
     def open(self, index: int) -> Image.Image:
         path = self.paths[index]
         try:
-            image = Image.open(path)
-            image.load()  # a truncated file opens, and fails here
+            with Image.open(path) as image:
+                image.load()  # a truncated file opens, and fails here
+                return image
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} is not a readable picture ({error}); repair or remove it") from None
-        return image
 
 
 def image_folder(root: str | Path) -> Dataset:

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -64,8 +64,10 @@ class Journal:
         if not self.quiet:
             self.bar.write(text)
 
-    def close(self) -> None:
-        """Closes the files."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.quiet:
             return
         self.bar.close()

@@ -11,7 +11,7 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -49,6 +49,65 @@ class Trained:
     weights: dict[str, Tensor]
 
 
+@dataclass
+class Training:
+    """The parts of a run. ``model`` owns the weights; ``parallel`` is what is called, and may be the same."""
+
+    recipe: Recipe
+    data: Dataset
+    process: Process
+    model: nn.Module
+    parallel: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    augment: BatchTransform
+    order: Order
+
+    @classmethod
+    def of(cls, recipe: Recipe, data: Dataset, process: Process) -> "Training":
+        """Builds a run at its first step."""
+        seed_everything(recipe.run.seed)  # the same first weights on every process
+        num_classes, optim = len(data.classes), recipe.optim
+        model = build.build_model(recipe, num_classes).to(process.device)
+        parallel = distribute(model, recipe.run.strategy, process)
+        return cls(
+            recipe,
+            data,
+            process,
+            model,
+            parallel,
+            adamw(model, optim.lr, optim.weight_decay, optim.betas, optim.eps),
+            Ema(model, optim.ema_decay) if optim.ema_decay else None,
+            build.batch_transform(recipe, num_classes),
+            picture_order(recipe, len(data.train.labels), process),
+        )
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole schedule."""
+        return self.recipe.schedule.epochs * self.order.steps_per_epoch
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pictures (B, 3, H, W) uint8 and labels (B,): this process's parts of the steps from ``start``."""
+        pictures = TrainingPictures(self.data.train, build.picture_transform(self.recipe), self.recipe.run.seed)
+        order = replace(self.order, start=start, stop=stop)
+        return iter(loader(pictures, order, self.recipe.data.workers, pin=self.process.device.type == "cuda"))
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the averaged weights on the held-out pictures."""
+        preprocessing = build.preprocessing_of(self.recipe.data)
+        batch, workers = self.recipe.run.batch // self.process.world, self.recipe.data.workers
+        with self.ema.in_place() if self.ema is not None else nullcontext():
+            found = predict(self.parallel, self.data.held_out, preprocessing, self.process, batch, workers)
+        return classification_metrics(*found)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights, whole; every process must call this, the leading one gets them."""
+        live = self.ema.shadow if self.ema is not None else self.model.state_dict()
+        gathered = {name: whole(tensor).detach().cpu() for name, tensor in live.items()}
+        return gathered if self.process.leads else {}
+
+
 def fit(recipe: Recipe, data: Dataset, out: Path, process: Process, resuming: bool) -> Trained:
     """Trains a recipe's model on ``data``; resume states and metrics.jsonl go to ``out``.
 
@@ -58,104 +117,71 @@ def fit(recipe: Recipe, data: Dataset, out: Path, process: Process, resuming: bo
         TrainingError: the loss is not finite.
         ResumeError, DataError, RecipeError, StrategyError: see there.
     """
-    run, num_classes = recipe.run, len(data.classes)
-    seed_everything(run.seed)  # the same first weights on every process
-    model = build.build_model(recipe, num_classes).to(process.device)
-    parallel = distribute(model, run.strategy, process)
-    optim = recipe.optim
-    optimizer = adamw(model, optim.lr, optim.weight_decay, optim.betas, optim.eps)
-    ema = Ema(model, optim.ema_decay) if optim.ema_decay else None
-    state = resume.state_tensors(model, optimizer, ema)
-
-    order = picture_order(recipe, len(data.train.labels), process)
-    per_epoch, start = order.steps_per_epoch, resume.latest_step(out) if resuming else None
-    total = recipe.schedule.epochs * per_epoch
-    stop = min(run.steps, total) if run.steps else total
-    if start is not None:
+    run, training = recipe.run, Training.of(recipe, data, process)
+    state = resume.state_tensors(training.model, training.optimizer, training.ema)
+    per_epoch, total = training.order.steps_per_epoch, training.total
+    stop = min(run.steps or total, total)
+    start = resume.latest_step(out) or 0 if resuming else 0
+    if start:
         resume.load_state(out, start, state, process)
-        resume.set_optimizer_step(optimizer, start)
-    start = start or 0
+        resume.set_optimizer_step(training.optimizer, start)
 
-    order = Order(**{**vars(order), "start": start, "stop": stop})
-    pictures = TrainingPictures(data.train, build.picture_transform(recipe), run.seed)
-    batches = iter(loader(pictures, order, recipe.data.workers, pin=process.device.type == "cuda"))
-    augment = build.batch_transform(recipe, num_classes)
-    preprocessing = build.preprocessing_of(recipe.data)
-    journal = Journal(out, start, stop, run.batch, run.tensorboard, quiet=not process.leads)
-    metrics: dict[str, float] = {}
-
-    def evaluate() -> dict[str, float]:
-        with ema.in_place() if ema is not None else nullcontext():
-            found = predict(
-                parallel, data.held_out, preprocessing, process, run.batch // process.world, recipe.data.workers
-            )
-        return classification_metrics(*found)
-
-    step = start
-    with asked_to_stop() as signals:
-        for step in range(start + 1, stop + 1):  # step counts finished steps at the end of its turn
+    batches, step, metrics = training.batches(start, stop), start, dict[str, float]()
+    with (
+        Journal(out, start, stop, run.batch, run.tensorboard, not process.leads) as journal,
+        asked_to_stop() as signals,
+    ):
+        for step in range(start + 1, stop + 1):  # at the end of its turn, ``step`` steps are done
             lr = rate(recipe, step - 1, total, per_epoch)
-            set_learning_rate(optimizer, lr)
-            ramp = min(1.0, step / max(1.0, recipe.augment.ramp_epochs * per_epoch))
-            loss = backward(recipe, parallel, batches, augment, step - 1, ramp, process)
-            norm = clip_gradients(model, optim.clip_norm)
+            set_learning_rate(training.optimizer, lr)
+            loss = backward(training, batches, step - 1)
+            norm = clip_gradients(training.model, recipe.optim.clip_norm)
             loss, stopping = process.mean(torch.tensor([loss, float(bool(signals))], device=process.device)).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise TrainingError(_not_finite(loss, norm, step, per_epoch, lr, resume.latest_step(out)))
-            optimizer.step()
-            optimizer.zero_grad()
-            if ema is not None:
-                ema.update(step - 1)
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+            if training.ema is not None:
+                training.ema.update(step - 1)
 
             journal.step(loss)
             if step % run.log_every == 0:
                 journal.log(step, step / per_epoch, loss=loss, lr=lr, grad_norm=norm)
             epoch, at_epoch_end = step // per_epoch, step % per_epoch == 0
             if step == stop or (at_epoch_end and epoch % run.evaluate_every == 0):
-                metrics = evaluate()
+                metrics = training.evaluate()
                 journal.evaluated(step, epoch, recipe.schedule.epochs, loss, metrics)
             if step == stop or stopping or (step % run.save_every == 0 if run.save_every else at_epoch_end):
                 resume.save_state(out, step, state, process)
             if stopping and step < stop:
                 journal.say(f"stopped after step {step} of {stop}; the state is saved, go on with --resume")
                 break
-    journal.close()
-    finished = step == stop
-    if finished and not metrics:  # resumed from the very last state
-        metrics = evaluate()
-    live = ema.shadow if ema is not None else model.state_dict()
-    weights = {name: whole(tensor).detach().cpu() for name, tensor in live.items()} if finished else {}
-    return Trained(finished, step, step // per_epoch, metrics, weights if process.leads else {})
+    if step < stop:
+        return Trained(False, step, step // per_epoch, metrics, {})
+    return Trained(True, step, step // per_epoch, metrics or training.evaluate(), training.weights())
 
 
-def backward(
-    recipe: Recipe,
-    model: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    augment: BatchTransform,
-    step: int,
-    ramp: float,
-    process: Process,
-) -> float:
+def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> float:
     """Adds up the gradients of this process's share of one step's batch, in parts, and returns its mean loss."""
-    run, total = recipe.run, 0.0
-    share = run.batch // process.world
-    part_size = share // run.accumulate
-    u = glyph_numbers(run.seed, step, run.batch, RANDOM_NUMBERS)
-    for part in range(run.accumulate):
+    recipe, process, total = training.recipe, training.process, 0.0
+    share = recipe.run.batch // process.world
+    part_size = share // recipe.run.accumulate
+    u = glyph_numbers(recipe.run.seed, step, recipe.run.batch, RANDOM_NUMBERS)
+    ramp = min(1.0, (step + 1) / max(1.0, recipe.augment.ramp_epochs * training.order.steps_per_epoch))
+    for part in range(recipe.run.accumulate):
         pixels, labels = next_batch(batches)
-        seed_step(run.seed, step, part, process.rank)
+        seed_step(recipe.run.seed, step, part, process.rank)
         first = process.rank * share + part * part_size
-        images, targets = augment(
+        images, targets = training.augment(
             pixels.to(process.device, non_blocking=True),
             labels.to(process.device, non_blocking=True),
             u[first : first + part_size].to(process.device, non_blocking=True),
             ramp,
         )
-        sync_gradients(model, wanted=part == run.accumulate - 1)
-        with autocast(run.amp, process.device):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), targets) / run.accumulate
+        sync_gradients(training.parallel, wanted=part == recipe.run.accumulate - 1)
+        with autocast(recipe.run.amp, process.device):
+            logits = training.parallel(images)
+        loss = F.cross_entropy(logits.float(), targets) / recipe.run.accumulate
         loss.backward()
         total += loss.item()
     return total

@@ -59,10 +59,15 @@ def open_data(uri: str) -> Dataset:
         from train.drawn_digits import drawn_digits
 
         return drawn_digits()
+    if (scheme, rest) == ("builtin", "digits-and-drawings"):
+        from train.drawn_digits import digits_and_drawings
+
+        return digits_and_drawings()
     if scheme == "imagefolder" and rest:
         from train.image_folder import image_folder
 
         return image_folder(rest)
     raise DataError(
-        f"{uri!r} names no data set; write builtin:digits, builtin:drawn-digits or imagefolder:/path/to/folder"
+        f"{uri!r} names no data set; write builtin:digits, builtin:digits-and-drawings, builtin:drawn-digits "
+        "or imagefolder:/path/to/folder"
     )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from skipvit.transforms import to_rgb
 from train.image_folder import image_folder
 from train.pictures import DataError, open_data
 
@@ -159,6 +160,15 @@ def test_train_without_classes_is_named(folder: Path) -> None:
     (folder / "train").mkdir()
     with pytest.raises(DataError, match=r"train has no class folders"):
         image_folder(folder)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".tif", ".webp", ".bmp", ".PNG"])
+def test_opened_pictures_outlive_their_files(folder: Path, picture: Write, suffix: str) -> None:
+    path = picture(folder / "train" / "ant" / f"a{suffix}", seed=5)
+    data = image_folder(folder)
+    image = data.train.open([path.stem for path in data.train.paths].index("a"))  # type: ignore[attr-defined]
+    path.unlink()
+    assert to_rgb(image).size == (40, 32)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
