@@ -37,7 +37,7 @@ class GlyphDistortion:
         Args:
             pictures: (B, 3, H, W) in 0..1.
             u: (B, 16) uniform in 0..1.
-            ramp: 0 leaves all pictures plain, 1 only the share ``plain`` of them.
+            ramp: 0 leaves all pictures as they are; 1 only the share ``plain``, and inverts half of these.
 
         Returns:
             (B, 3, H, W) in 0..1.
@@ -45,9 +45,11 @@ class GlyphDistortion:
         ink = pictures.mean(dim=1, keepdim=True)  # (B, 3, H, W) -> (B, 1, H, W)
         moved = self._move(ink, u[:, :6])
         stroke = self._stroke(moved, u[:, 6])
-        coloured = self._colour(F.avg_pool2d(stroke, _FINER), u[:, 7:15])  # (B, 1, 4H, 4W) -> (B, 3, H, W)
-        plain = 1 - ramp * (1 - self.plain)
-        return torch.where((u[:, 15] < plain).view(-1, 1, 1, 1), pictures, coloured)
+        coloured = self._colour(F.avg_pool2d(stroke, _FINER), u[:, 7:14])  # (B, 1, 4H, 4W) -> (B, 3, H, W)
+        inverted = (u[:, 14] < 0.5 * ramp).view(-1, 1, 1, 1)
+        plain = torch.where(inverted, 1 - pictures, pictures)
+        share = 1 - ramp * (1 - self.plain)
+        return torch.where((u[:, 15] < share).view(-1, 1, 1, 1), plain, coloured)
 
     def _move(self, ink: Tensor, u: Tensor) -> Tensor:
         """Rotation, shear, aspect, size and place; (B, 1, H, W) -> (B, 1, 4H, 4W)."""

@@ -75,14 +75,26 @@ def epoch_order(pictures: int, seed: int, epoch: int, repeats: int = 1) -> Label
 
 
 class TrainingPictures(Dataset[tuple[Tensor, int]]):
-    """Pictures by key, transformed to (3, H, W) uint8 with random numbers that follow from the key alone."""
+    """Pictures by key, transformed to (3, H, W) uint8 with random numbers that follow from the key alone.
 
-    def __init__(self, pictures: Pictures, transform: Callable[[Image.Image], Tensor], seed: int) -> None:
+    Args:
+        keep: decode and transform each picture once only; for a transform that is not random.
+    """
+
+    def __init__(
+        self, pictures: Pictures, transform: Callable[[Image.Image], Tensor], seed: int, keep: bool = False
+    ) -> None:
         self.pictures, self.transform, self.seed = pictures, transform, seed
+        self.labels = pictures.labels.tolist()
+        self.kept: dict[int, Tensor] | None = {} if keep else None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        if self.kept is not None:
+            if key.picture not in self.kept:
+                self.kept[key.picture] = self.transform(self.pictures.open(key.picture))
+            return self.kept[key.picture], self.labels[key.picture]
         seed_everything(self.seed, _PICTURE, key.epoch, key.position)
-        return self.transform(self.pictures.open(key.picture)), int(self.pictures.labels[key.picture])
+        return self.transform(self.pictures.open(key.picture)), self.labels[key.picture]
 
 
 class HeldOutPictures(Dataset[tuple[Tensor, int]]):

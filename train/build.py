@@ -48,13 +48,13 @@ def build_model(recipe: r.Recipe, num_classes: int) -> nn.Module:
         raise r.RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}") from None
 
 
-def picture_transform(recipe: r.Recipe) -> Callable[[Image.Image], Tensor]:
-    """What a training picture goes through on its own."""
-    if recipe.augment.kind != "imagenet":
-        return as_evaluated(preprocessing_of(recipe.data))
+def picture_transform(recipe: r.Recipe) -> tuple[Callable[[Image.Image], Tensor], bool]:
+    """What a training picture goes through on its own, and whether that is random."""
     augment = recipe.augment
+    if augment.kind != "imagenet":
+        return as_evaluated(preprocessing_of(recipe.data)), False
     try:
-        return imagenet_transform(
+        transform = imagenet_transform(
             recipe.data.image_size,
             augment.min_area,
             augment.flip,
@@ -63,9 +63,9 @@ def picture_transform(recipe: r.Recipe) -> Callable[[Image.Image], Tensor]:
             recipe.data.mean,
         )
     except (AssertionError, ValueError) as error:
-        raise r.RecipeError(
-            f"augment.rand_augment = {augment.rand_augment!r} is not timm's notation: {error}"
-        ) from None
+        text = f"augment.rand_augment = {augment.rand_augment!r} is not in timm's notation: {error}"
+        raise r.RecipeError(text) from None
+    return transform, True
 
 
 def batch_transform(recipe: r.Recipe, num_classes: int) -> BatchTransform:

@@ -33,6 +33,9 @@ from train.prepare import BatchTransform
 from train.recipe import Recipe, RecipeError
 from train.schedule import learning_rate
 
+# Training pictures of up to this side, preprocessed, are kept in memory.
+KEPT_SIZE = 32
+
 
 class TrainingError(Exception):
     """Training cannot go on; the message says where it stands and what to try."""
@@ -66,6 +69,7 @@ class Training:
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset, process: Process) -> "Training":
         """Builds a run at its first step."""
+        order = picture_order(recipe, len(data.train.labels), process)
         seed_everything(recipe.run.seed)  # the same first weights on every process
         num_classes, optim = len(data.classes), recipe.optim
         model = build.build_model(recipe, num_classes).to(process.device)
@@ -79,7 +83,7 @@ class Training:
             adamw(model, optim.lr, optim.weight_decay, optim.betas, optim.eps),
             Ema(model, optim.ema_decay) if optim.ema_decay else None,
             build.batch_transform(recipe, num_classes),
-            picture_order(recipe, len(data.train.labels), process),
+            order,
         )
 
     @property
@@ -89,9 +93,13 @@ class Training:
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures (B, 3, H, W) uint8 and labels (B,): this process's parts of the steps from ``start``."""
-        pictures = TrainingPictures(self.data.train, build.picture_transform(self.recipe), self.recipe.run.seed)
+        transform, random = build.picture_transform(self.recipe)
+        seed, workers = self.recipe.run.seed, self.recipe.data.workers
+        # What is tiny and always the same need not be decoded in every epoch.
+        keep = not random and workers == 0 and self.recipe.data.image_size <= KEPT_SIZE
+        pictures = TrainingPictures(self.data.train, transform, seed, keep)
         order = replace(self.order, start=start, stop=stop)
-        return iter(loader(pictures, order, self.recipe.data.workers, pin=self.process.device.type == "cuda"))
+        return iter(loader(pictures, order, workers, pin=self.process.device.type == "cuda"))
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the averaged weights on the held-out pictures."""

@@ -69,7 +69,7 @@ class Augment(_Section):
     margin: float = Field(default=0.25, ge=0.0, le=0.45, description="empty frame around the ink, of each side")
     thickness: Fraction = 0.5
     contrast: Fraction = 0.5
-    plain: Fraction = Field(default=0.2, description="share of pictures that are left as they are")
+    plain: Fraction = Field(default=0.2, description="share of pictures that are not distorted, but inverted or not")
     ramp_epochs: float = Field(default=0.0, ge=0.0, description="all are plain at first, and fewer until this epoch")
     # both
     mixup: float = Field(default=0.0, ge=0.0)

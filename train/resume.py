@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -73,7 +74,7 @@ def load_state(run: Path, step: int, tensors: dict[str, Tensor], process: Proces
         with _quiet():
             reader = HuggingFaceStorageReader(str(folder))
             load({**tensors, "step": found}, storage_reader=reader, no_dist=process.world == 1)
-    except Exception as error:  # safetensors, DCP and the file system each have their own
+    except (Exception, CheckpointException) as error:  # DCP's is no Exception; safetensors and the system have others
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ResumeError(f"{folder} cannot be resumed from ({reason}); remove {run} to start again") from None
     if int(found) != step:

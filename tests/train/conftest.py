@@ -42,6 +42,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A recipe of 12 steps of a 3-block SkipAt on the digits, with everything random that a recipe can have."""

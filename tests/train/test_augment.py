@@ -40,8 +40,10 @@ def test_ramp_starts_with_plain_pictures(scans: Tensor) -> None:
     distort = GlyphDistortion(plain=0.25)
     assert torch.equal(distort(scans, numbers(), ramp=0.0), scans)
     for ramp, share in ((0.5, 0.625), (1.0, 0.25)):
-        same = (distort(scans, numbers(), ramp) == scans).flatten(1).all(dim=1)
-        assert torch.equal(same, numbers()[:, 15] < share)
+        found = distort(scans, numbers(), ramp)
+        same, inverted = ((found == wanted).flatten(1).all(dim=1) for wanted in (scans, 1 - scans))
+        assert torch.equal(same | inverted, numbers()[:, 15] < share)
+        assert torch.equal(inverted, (numbers()[:, 15] < share) & (numbers()[:, 14] < ramp / 2))
 
 
 def test_neutral_distortion_keeps_the_digit(scans: Tensor) -> None:
