@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skipvit.transforms import Preprocessing
-from train.pictures import Labels, Pictures
+from train.pictures import DataError, Labels, Pictures
 
 # What random numbers are for; streams of different purpose never meet.
 _ORDER, _PICTURE, _STEP, _GLYPHS = range(4)
@@ -108,18 +108,26 @@ class HeldOutPictures(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(pixels.copy()), int(self.pictures.labels[index])
 
 
-def loader(
+def load(
     dataset: Dataset[Any], batches: Sampler[list[Key]] | Sequence[list[int]], workers: int, pin: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Decodes batches ahead of need in ``workers`` processes, or on demand in this one."""
-    return DataLoader(
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and labels (B,), decoded ahead of need in ``workers`` processes, or on demand in this one.
+
+    Raises:
+        DataError: a picture cannot be decoded.
+    """
+    decoded = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_one_thread if workers else None,
-        persistent_workers=False,
     )
+    try:
+        yield from decoded
+    except DataError as error:
+        # A worker process's error arrives with its whole traceback for a message.
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("train.pictures.DataError: ")) from None
 
 
 def _one_thread(_: int) -> None:

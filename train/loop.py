@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from skipvit.metrics import classification_metrics
 from train import build, resume
 from train.augment import RANDOM_NUMBERS
-from train.batches import Order, TrainingPictures, glyph_numbers, loader, seed_everything, seed_step
+from train.batches import Order, TrainingPictures, glyph_numbers, load, seed_everything, seed_step
 from train.distributed import Process, distribute, sync_gradients
 from train.ema import Ema
 from train.journal import Journal
 from train.optim import adamw, clip_gradients, set_learning_rate, whole
-from train.pictures import DataError, Dataset
+from train.pictures import Dataset
 from train.predict import predict
 from train.prepare import BatchTransform
 from train.recipe import Recipe, RecipeError
@@ -99,7 +99,7 @@ class Training:
         keep = not random and workers == 0 and self.recipe.data.image_size <= KEPT_SIZE
         pictures = TrainingPictures(self.data.train, transform, seed, keep)
         order = replace(self.order, start=start, stop=stop)
-        return iter(loader(pictures, order, workers, pin=self.process.device.type == "cuda"))
+        return load(pictures, order, workers, pin=self.process.device.type == "cuda")
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the averaged weights on the held-out pictures."""
@@ -177,7 +177,7 @@ def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step:
     u = glyph_numbers(recipe.run.seed, step, recipe.run.batch, RANDOM_NUMBERS)
     ramp = min(1.0, (step + 1) / max(1.0, recipe.augment.ramp_epochs * training.order.steps_per_epoch))
     for part in range(recipe.run.accumulate):
-        pixels, labels = next_batch(batches)
+        pixels, labels = next(batches)
         seed_step(recipe.run.seed, step, part, process.rank)
         first = process.rank * share + part * part_size
         images, targets = training.augment(
@@ -193,14 +193,6 @@ def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step:
         loss.backward()
         total += loss.item()
     return total
-
-
-def next_batch(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    try:
-        return next(batches)
-    except DataError as error:
-        # A worker process's error arrives with its whole traceback for a message.
-        raise DataError(str(error).strip().splitlines()[-1].removeprefix("train.pictures.DataError: ")) from None
 
 
 def picture_order(recipe: Recipe, pictures: int, process: Process) -> Order:

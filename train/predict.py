@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from skipvit.metrics import Probabilities, softmax
 from skipvit.transforms import Preprocessing
-from train.batches import HeldOutPictures, loader
+from train.batches import HeldOutPictures, load
 from train.distributed import Process
 from train.pictures import Labels, Pictures
 from train.prepare import normalise
@@ -35,7 +35,7 @@ def predict(
     try:
         logits = [
             model(normalise(_to_device(pixels, process), preprocessing.mean, preprocessing.std))
-            for pixels, _ in loader(HeldOutPictures(pictures, preprocessing), batches, workers, pin=False)
+            for pixels, _ in load(HeldOutPictures(pictures, preprocessing), batches, workers, pin=False)
         ]
     finally:
         model.train(was_training)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train.batches import Key, Order, TrainingPictures, epoch_order, glyph_numbers, loader, seed_everything, seed_step
+from train.batches import Key, Order, TrainingPictures, epoch_order, glyph_numbers, load, seed_everything, seed_step
 
 
 def keys(**changes: Any) -> list[list[Key]]:
@@ -76,7 +76,7 @@ def noisy(image: Image.Image) -> Tensor:
 def test_a_picture_is_distorted_by_its_place_not_by_who_decodes_it(workers: int) -> None:
     pictures = TrainingPictures(Noise(), noisy, seed=5)
     order = Order(pictures=20, batch=5, seed=5, start=1, stop=6)
-    found = torch.cat([batch for batch, _ in loader(pictures, order, workers, pin=False)])
+    found = torch.cat([batch for batch, _ in load(pictures, order, workers, pin=False)])
     expected = torch.stack([pictures[key][0] for key in chain.from_iterable(order)])
     assert torch.equal(found, expected)
     assert len(torch.unique(found)) == found.numel()
@@ -84,7 +84,7 @@ def test_a_picture_is_distorted_by_its_place_not_by_who_decodes_it(workers: int)
 
 def test_labels_come_with_their_pictures() -> None:
     order = Order(pictures=20, batch=5, seed=1, stop=1)
-    _, labels = next(iter(loader(TrainingPictures(Noise(), noisy, seed=1), order, 0, pin=False)))
+    _, labels = next(load(TrainingPictures(Noise(), noisy, seed=1), order, 0, pin=False))
     assert labels.tolist() == [key.picture for key in next(iter(order))]
 
 

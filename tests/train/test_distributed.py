@@ -20,8 +20,8 @@ from train.recipe import RecipeError, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Process(0, 1, torch.device("cpu"))
-# Drop path draws per process, so runs of one and two processes can only be compared without it. With its usual eps AdamW
-# moves weights whose gradient is but rounding noise, such as the keys' bias, as far as any other.
+# Drop path draws per process, so runs of one and two processes can only be compared without it. With its usual eps
+# AdamW moves weights whose gradient is but rounding noise, such as the keys' bias, as far as any other.
 CALM = {"drop_path_rate = 0.2": "drop_path_rate = 0.0", "lr = 2e-3": "lr = 2e-3\neps = 1e-5"}
 
 
