@@ -60,9 +60,9 @@ class Admission:
     def retry_after_s(self) -> int:
         """Seconds until what is in flight now will be done, at the measured throughput."""
         self._pass_time()
-        if self._done < 1.0:
+        if not self._done:
             return 1  # nothing measured yet
-        return max(1, min(_LONGEST_RETRY_S, math.ceil(self.in_flight * self._busy_s / self._done)))
+        return max(1, math.ceil(min(_LONGEST_RETRY_S, self.in_flight * self._busy_s / self._done)))
 
     def _pass_time(self) -> None:
         now = self._clock()

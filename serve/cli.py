@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(**given)
     except ValidationError as error:
         return _fail("; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
-    set_up_logging(settings.log_format)
     try:
         repository = Repository.open(args.models_dir, settings)
     except ArtifactError as error:
@@ -99,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
+    set_up_logging(settings.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         create_app(settings, repository),

@@ -39,15 +39,16 @@ class ImageLimits:
     max_frames: int = 1
 
 
-def keep_bitmaps(threads: int) -> None:
-    """Lets Pillow reuse the memory of its bitmaps, for ``threads`` threads that decode.
+def set_up_pillow(threads: int, limits: ImageLimits) -> None:
+    """Fits Pillow's two settings of the whole process to a server that decodes in ``threads`` threads.
 
-    By default every bitmap is mapped, touched page by page and unmapped again, which for a photo of 500 x 375 takes a
-    third of the time of decoding and resizing it. Kept are 8 MiB per thread; larger pictures take and free their own.
+    Its bitmaps are reused: by default each is mapped, touched page by page and unmapped again. Kept are 8 MiB per
+    thread; larger pictures take and free their own. Its own bomb check makes way where ``limits`` allow more.
     """
     memory = Image.core  # type: ignore[attr-defined]  # Pillow documents these two, its stubs do not know them
     memory.set_block_size(_BLOCK_BYTES)
     memory.set_blocks_max(_BLOCKS_PER_THREAD * threads)
+    Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 
 def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name: str | None = None) -> Pixels:
@@ -66,7 +67,7 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name:
             return preprocessing(image)
     except RequestError:
         raise
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(what, "more pixels than Pillow opens", limits) from None
     except UnidentifiedImageError:
         raise _unidentified(data, what) from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from serve.batcher import Batcher, Ticket
-from serve.decoding import ImageLimits, decode, keep_bitmaps
+from serve.decoding import ImageLimits, decode, set_up_pillow
 from serve.errors import RequestError, internal_error
 from skipvit.transforms import Preprocessing
 
@@ -39,7 +39,7 @@ class DecodeStage:
     def start(self, deliver: Callable[[Callable[[], None]], object]) -> None:
         """Starts the threads; ``deliver`` runs what finishes a ticket where its ``on_done`` belongs."""
         self._deliver = deliver
-        keep_bitmaps(len(self._threads))
+        set_up_pillow(len(self._threads), self._limits)
         for thread in self._threads:
             thread.start()
 

@@ -67,9 +67,9 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
         """Every model with its size, cost, evaluation, and how close the exported file is to PyTorch."""
         return ModelList(models=[_info(model) for model in repository.models.values()])
 
-    app.get("/livez", responses=_DEAD, tags=["probes"])(livez)
-    app.get("/readyz", responses=_NOT_READY, tags=["probes"])(readyz)
-    app.get("/v1/models", tags=["models"])(models)
+    app.get("/livez", summary="Is it alive?", responses=_DEAD, tags=["probes"])(livez)
+    app.get("/readyz", summary="Is it ready for requests?", responses=_NOT_READY, tags=["probes"])(readyz)
+    app.get("/v1/models", summary="What is served?", tags=["models"])(models)
     for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/v1/models", models)):
         app.head(path, include_in_schema=False)(endpoint)
 

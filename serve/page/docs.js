@@ -87,7 +87,8 @@ function outline(spec, schema, indent = "", seen = []) {
 
 function typeName(schema) {
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
-  if (schema.format === "binary") return "bytes of a file";
+  if (schema.format === "binary") return "file";
+  if (schema.format === "byte") return "base64";
   return [schema.type].flat().join(" or ") || "anything";
 }
 

@@ -67,8 +67,6 @@ export class Pad {
 
   #start(event) {
     if (event.button > 0) return;
-    event.preventDefault();
-    this.#canvas.focus({ preventScroll: true });
     this.#canvas.setPointerCapture(event.pointerId);
     this.#showCursor = false;
     this.#active = [this.#at(event)];
@@ -152,7 +150,12 @@ export class Pad {
 function trace(context, points) {
   context.beginPath();
   context.moveTo(...points[0]);
-  for (const point of points.slice(1)) context.lineTo(...point);
-  if (points.length === 1) context.lineTo(points[0][0] + 0.01, points[0][1]);
+  // Curves through the middles of the segments: a fast stroke has few points, and would look like a polygon.
+  for (let i = 1; i < points.length - 1; i++) {
+    const [x, y] = points[i], [nextX, nextY] = points[i + 1];
+    context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
+  }
+  const [x, y] = points.at(-1);
+  context.lineTo(x + 0.01, y);  // the 0.01 makes a tap a dot
   context.stroke();
 }

@@ -26,13 +26,11 @@ function choose(name) {
   state.model = state.models.find((model) => model.name === name);
   $("facts").textContent = factsOf(state.model);
   const draws = takesDigits(state.model);
-  $("draw").classList.toggle("dropzone", !draws);
   $("draw").hidden = !draws;
   $("clear").hidden = $("undo").hidden = !draws;
   $("pad-help").textContent = draws
-    ? "Mouse, finger or pen. By keyboard: arrows move, Space sets and lifts the pen, Backspace undoes, Delete clears. "
-      + "A picture can also be dropped or pasted anywhere."
-    : "Choose a picture, drop it anywhere on this page, or paste it.";
+    ? "Draw with mouse, pen or finger. By keyboard, arrows move, Space sets and lifts the pen, Delete clears. " : "";
+  $("drop-help").textContent = "A picture can be chosen, pasted, or dropped anywhere.";
   updateButtons();
 }
 
@@ -75,7 +73,7 @@ function onFile(file) {
   $("draw").hidden = true;
   showPreview(file);
   updateButtons();
-  send({ blob: file, name: file.name || "picture.png", type: file.type || "application/octet-stream", drawn: false });
+  send({ blob: file, name: file.name || "picture.png", type: file.type.startsWith("image/") ? file.type : "application/octet-stream", drawn: false });
 }
 
 function showPreview(file) {
@@ -153,7 +151,7 @@ function barOf({ label, probability }) {
 function showTimes(times, roundTrip) {
   const stages = ["read", "decode", "queue", "infer"];
   const rest = Math.max(0, times.total - stages.reduce((sum, stage) => sum + times[stage], 0));
-  const parts = [...stages.map((stage) => [stage, times[stage]]), ["rest", rest]];
+  const parts = [...stages.map((stage) => [stage, times[stage]]), ["other", rest]];
   $("split").replaceChildren(...parts.map(([stage, ms]) => {
     const part = element("span", stage);
     part.style.flexGrow = ms;
@@ -201,7 +199,7 @@ function reset() {
   document.body.dataset.state = "idle";
   $("bars").replaceChildren();
   for (const id of ["error", "timing", "again", "batch", "sent-box"]) $(id).hidden = true;
-  $("status").textContent = "Nothing sent yet.";
+  $("status").textContent = "The answer appears here.";
 }
 
 // --- controls ---

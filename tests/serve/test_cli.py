@@ -1,0 +1,199 @@
+"""The program: start, serve, drain, and refuse with one plain line."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serve.cli import main
+from serve.settings import Settings, available_cpus
+from tests.serve.servers import encoded, png, wait_until, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PNG = {"Content-Type": "image/png"}
+
+
+@contextmanager
+def program(models: Path, *flags: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The server as a user starts it, and the URL it printed; killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve", str(models), "--port", "0", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"skipvit-serve: ready, open (http://127\.0\.0\.1:\d+)/\n", line)
+        assert found, f"printed {line!r}, {process.stderr.read() if process.stderr else ''}"
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_serves_drains_and_exits_with_zero(models_dir: Path) -> None:
+    """SIGTERM with requests in flight: they are finished, the exit code is 0, and the log has them all."""
+    big = encoded_noise()
+    with program(models_dir, "--log-format", "json", "--decode-threads", "1") as (process, url):
+        rss = psutil.Process(process.pid).memory_info().rss
+        assert rss < 250 << 20
+        statuses: list[int] = []
+
+        def post() -> None:
+            statuses.append(httpx.post(f"{url}/v1/classify", content=big, headers=PNG, timeout=30).status_code)
+
+        clients = [threading.Thread(target=post) for _ in range(8)]
+        for client in clients:
+            client.start()
+        wait_until(lambda: "skipvit_inflight_requests 9.0" in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        for client in clients:
+            client.join()
+        _, log = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert statuses == [200] * 8
+    lines = [json.loads(line) for line in log.splitlines()]
+    answered = [line for line in lines if line.get("path") == "/v1/classify"]
+    assert len(answered) == 8
+    assert all(line["status"] == 200 and line["model"] == "shades" and line["request_id"] for line in answered)
+
+
+def encoded_noise() -> bytes:
+    """A picture that takes a tenth of a second or so to decode."""
+    import numpy as np
+    from PIL import Image
+
+    return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)))
+
+
+def test_a_lame_duck_answers_but_is_not_ready(models_dir: Path) -> None:
+    with program(models_dir, SKIPVIT_LAME_DUCK_S="1.5") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.post(f"{url}/v1/classify", content=png(), headers=PNG).status_code == 200
+        process.wait(timeout=10)
+        assert process.returncode == 0
+
+
+def test_a_second_signal_ends_it_at_once(models_dir: Path) -> None:
+    with program(models_dir, SKIPVIT_LAME_DUCK_S="60") as (process, url):
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        process.wait(timeout=20)
+        assert time.monotonic() - started < 10
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(argv: Sequence[str]) -> str:
+        assert main(argv) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        last = captured.err.rstrip("\n").split("\n")[-1]
+        assert last.startswith("skipvit-serve: ")
+        assert "Traceback" not in captured.err
+        return last
+
+    return run
+
+
+def test_a_changed_model_is_refused(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = write_model(tmp_path)
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    assert re.search(r"shades/1/model\.onnx has sha256 .* the manifest says", refused([str(tmp_path)]))
+
+
+def test_no_models(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "holds no model" in refused([str(tmp_path)])
+    assert "is not a folder" in refused([str(tmp_path / "nowhere")])
+
+
+def test_a_taken_port(refused, models_dir: Path) -> None:  # type: ignore[no-untyped-def]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        message = refused([str(models_dir), "--port", port])
+    assert f"cannot listen on 127.0.0.1:{port}" in message
+    assert "another --port" in message
+
+
+def test_settings_that_make_no_sense(refused, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    assert "port: Input should be less than or equal to 65535" in refused([str(models_dir), "--port", "70000"])
+    assert "log_format" in refused([str(models_dir), "--log-format", "xml"])
+    monkeypatch.setenv("SKIPVIT_MAX_PIXELS", "many")
+    assert "max_pixels: Input should be a valid integer" in refused([str(models_dir)])
+
+
+def test_a_model_that_fails_to_warm_up_ends_the_server(tmp_path: Path) -> None:
+    """The graph loads, matches its manifest, and fails on the first picture."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from tests.serve.servers import brightness_model
+
+    model = brightness_model()
+    model.graph.node[1].input[1] = "bad_axes"
+    import numpy as np
+
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3], np.int64), "good_axes"))
+    model.graph.node.insert(1, helper.make_node("Shape", ["float"], ["bad_axes"]))  # axes of 8 and more
+    assert isinstance(model, onnx.ModelProto)
+    write_model(tmp_path, graph=model)
+    done = subprocess.run(
+        [sys.executable, "-m", "serve", str(tmp_path), "--port", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "skipvit-serve: a model failed to warm up" in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_holds_two_commands_and_every_default() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serve", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "skipvit-serve models" in done.stdout
+    assert "curl -T digit.png" in done.stdout
+    assert "Default: 8000" in done.stdout
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPVIT_MAX_BATCH", "3")
+    assert Settings().max_batch == 3
+    assert Settings(max_batch=4).max_batch == 4
+    assert Settings().decoders == available_cpus() >= 1
+    assert Settings(engine_threads=3).runners == 3
+    with pytest.raises(ValueError, match="max_files 20 is over max_in_flight 10"):
+        Settings(max_files=20, max_in_flight=10)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+def test_importing_the_server_loads_neither_torch_nor_timm() -> None:
+    code = "import sys, serve.cli; sys.exit(any(name in sys.modules for name in ('torch', 'timm', 'torchvision')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

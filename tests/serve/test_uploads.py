@@ -1,0 +1,135 @@
+"""Bodies of all three kinds, and what is said about broken ones."""
+
+import base64
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.errors import BadField, BadImage, RequestError, TooLarge, WrongContentType
+from serve.uploads import check_parameter_names, parse_model, parse_top_k, parse_upload
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "b") -> bytes:
+    lines = [f"--{boundary}\r\n{head}\r\n\r\n".encode() + data + b"\r\n" for head, data in parts]
+    return b"".join(lines) + f"--{boundary}--\r\n".encode()
+
+
+def file_part(name: str, data: bytes, field: str = "file") -> tuple[str, bytes]:
+    return f'Content-Disposition: form-data; name="{field}"; filename="{name}"', data
+
+
+def field_part(field: str, value: str) -> tuple[str, bytes]:
+    return f'Content-Disposition: form-data; name="{field}"', value.encode()
+
+
+FORM = "multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG; x=y", "application/octet-stream", "", "image/whatever"])
+def test_raw_bodies(kind: str) -> None:
+    upload = parse_upload(kind, b"bytes", 4)
+    assert [(p.name, p.data) for p in upload.pictures] == [(None, b"bytes")]
+
+
+def test_forms_keep_order_names_and_parameters() -> None:
+    body = form(
+        file_part("a.png", b"A", "anything"),
+        field_part("top_k", "3"),
+        file_part("späti.png", b"\r\n--not the boundary\r\n", "other"),
+        field_part("model", "shades"),
+    )
+    upload = parse_upload(FORM, body, 4)
+    assert [(p.name, p.data) for p in upload.pictures] == [
+        ("a.png", b"A"),
+        ("späti.png", b"\r\n--not the boundary\r\n"),
+    ]
+    assert upload.parameters == {"top_k": "3", "model": "shades"}
+
+
+def test_a_part_of_type_image_needs_no_file_name() -> None:
+    body = form(('Content-Disposition: form-data; name="x"\r\nContent-Type: image/png', b"A"))
+    assert parse_upload(FORM, body, 1).pictures[0].data == b"A"
+
+
+def test_json_bodies() -> None:
+    encoded = base64.b64encode(b"A").decode()
+    upload = parse_upload("application/json", f'{{"image": "{encoded}", "top_k": 2}}'.encode(), 4)
+    assert [p.data for p in upload.pictures] == [b"A"]
+    assert upload.parameters == {"top_k": 2}
+    upload = parse_upload("application/json", f'{{"images": ["{encoded}", "data:x;base64,{encoded}"]}}'.encode(), 4)
+    assert [p.data for p in upload.pictures] == [b"A", b"A"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "error", "message"),
+    [
+        ("image/png", b"", BadImage, "the body is empty"),
+        ("text/plain", b"x", WrongContentType, "Content-Type is 'text/plain'"),
+        ("application/x-www-form-urlencoded", b"x", WrongContentType, "x-www-form-urlencoded"),
+        ("multipart/form-data", b"x", BadField, "has no boundary"),
+        ("multipart/form-data; boundary=" + "b" * 300, b"x", BadField, "cannot be parsed"),
+        (FORM, b"not a form", BadField, "cannot be parsed"),
+        (FORM, b"", BadField, "holds no file"),
+        (FORM, b"--b--\r\n", BadField, "holds no file"),
+        (FORM, form(file_part("", b"")), BadField, "holds no file"),
+        (FORM, form(field_part("image", "cat.jpg")), BadField, "text field 'image' of 7 bytes"),
+        (FORM, form(field_part("top_k", "3" * 2000)), BadField, "field 'top_k' has 2000 bytes"),
+        (FORM, form(*[file_part("a", b"A")] * 3), TooLarge, "more than 2 pictures came"),
+        ("application/json", b"{", BadField, "not JSON"),
+        ("application/json", b"[]", BadField, "a JSON list"),
+        ("application/json", b"{}", BadField, "no 'image'"),
+        ("application/json", b'{"image": "QQ==", "images": ["QQ=="]}', BadField, "both"),
+        ("application/json", b'{"imaeg": "QQ=="}', BadField, "key 'imaeg'"),
+        ("application/json", b'{"image": 5}', BadField, "'image' is a number, not a string"),
+        ("application/json", b'{"image": "QQ"}', BadField, "'image' is not base64"),
+        ("application/json", b'{"image": "Q Q=="}', BadField, "'image' is not base64"),
+        ("application/json", '{"image": "ä"}'.encode(), BadField, "'image' is not base64"),
+        ("application/json", b'{"images": []}', BadField, "'images' is empty"),
+        ("application/json", b'{"images": "QQ=="}', BadField, "'images' is a string"),
+        ("application/json", b'{"images": ["QQ==", null]}', BadField, r"'images\[1\]' is a null"),
+        ("application/json", b'{"images": ["", "", ""]}', TooLarge, "3 pictures came in one request, the limit is 2"),
+        ("application/json", b"[" * 100_000, BadField, "not JSON"),
+    ],
+)
+def test_broken_bodies(kind: str, body: bytes, error: type[RequestError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        parse_upload(kind, body, 2)
+    assert caught.value.hint
+
+
+def test_a_forgotten_at_sign_is_explained() -> None:
+    with pytest.raises(BadField) as caught:
+        parse_upload(FORM, form(field_part("image", "cat.jpg")), 1)
+    assert "-F image=@FILE, with the @" in caught.value.hint
+
+
+def test_a_typo_gets_the_nearest_name() -> None:
+    with pytest.raises(BadField) as caught:
+        check_parameter_names(["topk"])
+    assert "did you mean 'top_k'?" in caught.value.hint
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 5), ("1", 1), (7, 7), ("999999999", 999_999_999)])
+def test_top_k(value: object, expected: int) -> None:
+    assert parse_top_k(value, 5) == expected
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "x", "1.5", "\uff11", "9" * 400, 0, -3, 1.5, True, [], {}])
+def test_top_k_that_makes_no_sense(value: object) -> None:
+    with pytest.raises(BadField, match="a whole number from 1 was needed") as caught:
+        parse_top_k(value, 5)
+    assert len(caught.value.message) < 200
+
+
+def test_model_must_be_a_name() -> None:
+    assert parse_model("a") == "a"
+    with pytest.raises(BadField, match="model is a number"):
+        parse_model(5)
+
+
+@given(st.binary(max_size=300), st.sampled_from([FORM, "application/json", "image/png"]))
+def test_any_body_is_parsed_or_refused(body: bytes, kind: str) -> None:
+    with suppress(RequestError):  # the only error that may escape
+        assert parse_upload(kind, body, 2).pictures
