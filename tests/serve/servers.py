@@ -17,10 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from serve.app import create_app
-from serve.repository import Repository
+from serve.engine import OnnxCpuEngine, Probabilities
+from serve.repository import Repository, ServedModel
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, MANIFEST, Manifest, Tensor, hashes_of, new_version, write_atomically
-from skipvit.transforms import Preprocessing
+from skipvit.artifacts import LABELS, MANIFEST, Manifest, Tensor, hashes_of, new_version, read_entry, write_atomically
+from skipvit.transforms import Pixels, Preprocessing
 
 CLASSES = 10
 
@@ -120,6 +121,31 @@ def over_socket(repository: Repository, settings: Settings, host: str = "127.0.0
     finally:
         server.should_exit = True
         thread.join()
+
+
+class HeldEngine:
+    """The tiny model, held back until its gate opens, so that a test can fill the queue."""
+
+    def __init__(self, engine: OnnxCpuEngine) -> None:
+        self.engine = engine
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = self.seen = 0
+
+    def run(self, batch: Pixels) -> Probabilities:
+        self.entered += len(batch)
+        assert self.gate.wait(20)
+        self.seen += len(batch)
+        return self.engine.run(batch)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def held_repository(root: Path, settings: Settings) -> tuple[Repository, HeldEngine]:
+    entry = read_entry(root, "shades")
+    engine = HeldEngine(OnnxCpuEngine.from_entry(entry))
+    return Repository([ServedModel(entry, engine, settings, CLASSES)]), engine
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

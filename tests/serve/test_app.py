@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 from PIL import Image
 
 from serve.app import create_app
-from serve.engine import OnnxCpuEngine, Probabilities
-from serve.repository import Repository, ServedModel
+from serve.engine import Probabilities
+from serve.repository import Repository
 from serve.settings import Settings
-from skipvit.artifacts import read_entry
 from skipvit.transforms import Pixels
-from tests.serve.servers import CLASSES, encoded, in_process, png
+from tests.serve.servers import CLASSES, encoded, held_repository, in_process, png
 
 SETTINGS = Settings(decode_threads=2, engine_threads=1)
 PNG = {"Content-Type": "image/png"}
@@ -29,31 +27,6 @@ def run(root: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], se
             await scenario(client)
 
     asyncio.run(main())
-
-
-class HeldEngine:
-    """The tiny model, held back until its gate opens, so that a test can fill the queue."""
-
-    def __init__(self, engine: OnnxCpuEngine) -> None:
-        self.engine = engine
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = self.seen = 0
-
-    def run(self, batch: Pixels) -> Probabilities:
-        self.entered += len(batch)
-        assert self.gate.wait(20)
-        self.seen += len(batch)
-        return self.engine.run(batch)
-
-    def close(self) -> None:
-        self.engine.close()
-
-
-def held_repository(root: Path, settings: Settings) -> tuple[Repository, HeldEngine]:
-    entry = read_entry(root, "shades")
-    engine = HeldEngine(OnnxCpuEngine.from_entry(entry))
-    return Repository([ServedModel(entry, engine, settings, CLASSES)]), engine
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

@@ -1,4 +1,64 @@
 """The description agrees with the server: schemathesis finds no undocumented status, type or body, and no 500."""
 
+import base64
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from serve.openapi import CLASSIFY
+from tests.serve.servers import png
+
+POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+OPERATIONS = [
+    ("POST", CLASSIFY, POSITIVE),
+    ("POST", CLASSIFY, NEGATIVE),
+    ("PUT", CLASSIFY, POSITIVE),
+    ("PUT", CLASSIFY, NEGATIVE),
+    ("GET", "/livez", POSITIVE),
+    ("GET", "/readyz", POSITIVE),
+    ("GET", "/v1/models", POSITIVE),
+]
+# Random bytes are no picture and a random name no model: what fits the schema may well be refused.
+IGNORED = [schemathesis.checks.positive_data_acceptance]
 
 
+@pytest.fixture(scope="module")
+def api(url: str) -> Any:
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    schema.config.checks.negative_data_rejection.expected_statuses += ["413"]  # a refusal as good as any
+    return schema
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), OPERATIONS, ids=[f"{m}{p}-{g.value}" for m, p, g in OPERATIONS])
+def test_the_server_does_what_it_says(api: Any, method: str, path: str, mode: schemathesis.GenerationMode) -> None:
+    operation = api[path][method]
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(excluded_checks=IGNORED)
+
+    check()
+
+
+def test_real_answers_have_the_described_shape(api: Any, url: str) -> None:
+    images = [base64.b64encode(data).decode() for data in (png(255), b"no picture")]
+    response = httpx.post(f"{url}{CLASSIFY}?top_k=2", json={"images": images})
+    assert response.status_code == 200
+    api[CLASSIFY]["POST"].validate_response(response)
+
+
+def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
+    spec = httpx.get(f"{url}/openapi.json").json()
+    assert list(spec["paths"]) == [CLASSIFY, "/livez", "/readyz", "/v1/models"]
+    post = spec["paths"][CLASSIFY]["post"]
+    assert set(post["requestBody"]["content"]) == {
+        "image/*",
+        "application/octet-stream",
+        "multipart/form-data",
+        "application/json",
+    }
+    assert set(post["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"}

@@ -13,12 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.engine import OnnxCpuEngine
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
 from serve.settings import Settings
-from skipvit.artifacts import read_entry
-from tests.serve.servers import CLASSES, over_socket, png, wait_until
-from tests.serve.test_app import HeldEngine
+from tests.serve.servers import held_repository, over_socket, png, wait_until
 
 PNG = {"Content-Type": "image/png"}
 
@@ -141,9 +138,7 @@ def test_a_client_that_leaves_mid_body_costs_nothing(small: str) -> None:
 
 def test_a_client_that_leaves_while_queued_is_not_computed(models_dir: Path) -> None:
     settings = Settings(decode_threads=1, engine_threads=1, access_log=False)
-    entry = read_entry(models_dir, "shades")
-    engine = HeldEngine(OnnxCpuEngine.from_entry(entry))
-    repository = Repository([ServedModel(entry, engine, settings, CLASSES)])
+    repository, engine = held_repository(models_dir, settings)
     with over_socket(repository, settings) as url:
         engine.gate.clear()
         warm_runs = engine.seen
