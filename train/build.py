@@ -1,16 +1,18 @@
 """From a recipe to the things it names. The recipe stops here: what is built takes plain arguments."""
 
-from collections.abc import Callable
-
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from skipvit.models import create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing
 from train import recipe as r
 from train.augment import GlyphDistortion
+from train.batches import TrainingPictures
+from train.pictures import Pictures
 from train.prepare import BatchTransform, as_evaluated, imagenet_transform
+
+# Training pictures of up to this side are kept in memory once they are preprocessed.
+_KEPT_SIZE = 32
 
 
 def preprocessing_of(data: r.Data) -> Preprocessing:
@@ -48,11 +50,13 @@ def build_model(recipe: r.Recipe, num_classes: int) -> nn.Module:
         raise r.RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}") from None
 
 
-def picture_transform(recipe: r.Recipe) -> tuple[Callable[[Image.Image], Tensor], bool]:
-    """What a training picture goes through on its own, and whether that is random."""
-    augment = recipe.augment
+def training_pictures(recipe: r.Recipe, pictures: Pictures) -> TrainingPictures:
+    """The training set, with what a picture goes through on its own."""
+    seed, augment = recipe.run.seed, recipe.augment
     if augment.kind != "imagenet":
-        return as_evaluated(preprocessing_of(recipe.data)), False
+        # What is tiny and always the same need not be decoded in every epoch.
+        keep = recipe.data.workers == 0 and recipe.data.image_size <= _KEPT_SIZE
+        return TrainingPictures(pictures, as_evaluated(preprocessing_of(recipe.data)), seed, keep)
     try:
         transform = imagenet_transform(
             recipe.data.image_size,
@@ -65,7 +69,7 @@ def picture_transform(recipe: r.Recipe) -> tuple[Callable[[Image.Image], Tensor]
     except (AssertionError, ValueError) as error:
         text = f"augment.rand_augment = {augment.rand_augment!r} is not in timm's notation: {error}"
         raise r.RecipeError(text) from None
-    return transform, True
+    return TrainingPictures(pictures, transform, seed)
 
 
 def batch_transform(recipe: r.Recipe, num_classes: int) -> BatchTransform:

@@ -33,9 +33,6 @@ from train.prepare import BatchTransform
 from train.recipe import Recipe, RecipeError
 from train.schedule import learning_rate
 
-# Training pictures of up to this side, preprocessed, are kept in memory.
-KEPT_SIZE = 32
-
 
 class TrainingError(Exception):
     """Training cannot go on; the message says where it stands and what to try."""
@@ -63,13 +60,19 @@ class Training:
     parallel: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None
+    pictures: TrainingPictures
     augment: BatchTransform
     order: Order
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset, process: Process) -> "Training":
-        """Builds a run at its first step."""
+        """Builds a run at its first step, and writes nothing.
+
+        Raises:
+            RecipeError, StrategyError: the recipe does not fit the data, the machine or the number of processes.
+        """
         order = picture_order(recipe, len(data.train.labels), process)
+        pictures = build.training_pictures(recipe, data.train)
         seed_everything(recipe.run.seed)  # the same first weights on every process
         num_classes, optim = len(data.classes), recipe.optim
         model = build.build_model(recipe, num_classes).to(process.device)
@@ -82,6 +85,7 @@ class Training:
             parallel,
             adamw(model, optim.lr, optim.weight_decay, optim.betas, optim.eps),
             Ema(model, optim.ema_decay) if optim.ema_decay else None,
+            pictures,
             build.batch_transform(recipe, num_classes),
             order,
         )
@@ -93,13 +97,8 @@ class Training:
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pictures (B, 3, H, W) uint8 and labels (B,): this process's parts of the steps from ``start``."""
-        transform, random = build.picture_transform(self.recipe)
-        seed, workers = self.recipe.run.seed, self.recipe.data.workers
-        # What is tiny and always the same need not be decoded in every epoch.
-        keep = not random and workers == 0 and self.recipe.data.image_size <= KEPT_SIZE
-        pictures = TrainingPictures(self.data.train, transform, seed, keep)
         order = replace(self.order, start=start, stop=stop)
-        return load(pictures, order, workers, pin=self.process.device.type == "cuda")
+        return load(self.pictures, order, self.recipe.data.workers, pin=self.process.device.type == "cuda")
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the averaged weights on the held-out pictures."""
@@ -116,16 +115,17 @@ class Training:
         return gathered if self.process.leads else {}
 
 
-def fit(recipe: Recipe, data: Dataset, out: Path, process: Process, resuming: bool) -> Trained:
-    """Trains a recipe's model on ``data``; resume states and metrics.jsonl go to ``out``.
+def fit(training: Training, out: Path, resuming: bool) -> Trained:
+    """Trains; resume states and metrics.jsonl go to the folder ``out``.
 
     SIGTERM and Ctrl-C end it after the current step with a resume state written; ``finished`` is then False.
 
     Raises:
         TrainingError: the loss is not finite.
-        ResumeError, DataError, RecipeError, StrategyError: see there.
+        ResumeError: there is a state to go on from, but it cannot be used.
+        DataError: a picture cannot be decoded.
     """
-    run, training = recipe.run, Training.of(recipe, data, process)
+    recipe, run, process = training.recipe, training.recipe.run, training.process
     state = resume.state_tensors(training.model, training.optimizer, training.ema)
     per_epoch, total = training.order.steps_per_epoch, training.total
     stop = min(run.steps or total, total)
@@ -236,12 +236,14 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 def asked_to_stop() -> Iterator[list[int]]:
     """A list that fills when SIGTERM or Ctrl-C comes; a second Ctrl-C interrupts at once."""
     received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield received
     finally:

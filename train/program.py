@@ -14,7 +14,7 @@ from skipvit.provenance import commit, versions_of
 from skipvit.transforms import Pixels, Preprocessing, stack
 from train import build
 from train.distributed import StrategyError, processes
-from train.loop import Trained, TrainingError, fit, picture_order
+from train.loop import Trained, Training, TrainingError, fit
 from train.pictures import DataError, Dataset, Labels, Pictures, open_data
 from train.recipe import Recipe, RecipeError
 from train.resume import ResumeError
@@ -38,12 +38,12 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
     wall, cpu = time.perf_counter(), time.process_time()
     with processes(recipe.run.device) as process:
         data = open_data(recipe.data.uri)
-        picture_order(recipe, len(data.train.labels), process)
-        if process.leads:
+        training = Training.of(recipe, data, process)
+        if process.leads:  # not earlier: a recipe that cannot be trained leaves nothing behind
             out.mkdir(parents=True, exist_ok=True)
             write_atomically(out / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
         process.barrier()
-        trained = fit(recipe, data, out, process, resuming)
+        trained = fit(training, out, resuming)
         if not trained.finished or not process.leads:
             return 0
         checkpoint = describe(recipe, data, trained)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train import program, resume  # noqa: F401  (loaded before the forks)
+from train.digits import digits
 from train.run import main
 
 
@@ -87,6 +88,7 @@ def kill_once_it_saved(pid: int, out: Path, rng: random.Random) -> None:
 
 
 if __name__ == "__main__":
+    digits()  # so that the children need not load scikit-learn
     recipe, base, rng = sys.argv[1], Path(sys.argv[2]), random.Random(int(sys.argv[3]))
     assert wait(child(recipe, base / "whole")) == 0
 

@@ -9,8 +9,7 @@ from train.augment import RANDOM_NUMBERS, GlyphDistortion
 from train.digits import digits
 from train.prepare import BatchTransform, as_evaluated, normalise
 
-# Uniform numbers of one half leave the geometry alone, except size (column 3) and thickness.
-NEUTRAL = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0, thickness=0, contrast=0, plain=0)
+STILL = {"rotation": 0.0, "shear": 0.0, "aspect": 1.0, "margin": 0.0, "thickness": 0.0, "contrast": 0.0, "plain": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -36,36 +35,45 @@ def test_a_picture_does_not_depend_on_its_batch(scans: Tensor) -> None:
     torch.testing.assert_close(distort(scans, u)[10:20], distort(scans[10:20], u[10:20]))
 
 
-def test_ramp_starts_with_plain_pictures(scans: Tensor) -> None:
-    distort = GlyphDistortion(plain=0.25)
-    assert torch.equal(distort(scans, numbers(), ramp=0.0), scans)
-    for ramp, share in ((0.5, 0.625), (1.0, 0.25)):
-        found = distort(scans, numbers(), ramp)
-        same, inverted = ((found == wanted).flatten(1).all(dim=1) for wanted in (scans, 1 - scans))
-        assert torch.equal(same | inverted, numbers()[:, 15] < share)
-        assert torch.equal(inverted, (numbers()[:, 15] < share) & (numbers()[:, 14] < ramp / 2))
-
-
-def test_neutral_distortion_keeps_the_digit(scans: Tensor) -> None:
+def still() -> Tensor:
+    """Numbers that leave the geometry alone, and the polarity as it is."""
     u = torch.full((64, RANDOM_NUMBERS), 0.5)
     u[:, 3] = 1.0  # the smallest size, which without a margin is the whole frame
-    found = NEUTRAL(scans, u)
-    correlation = torch.corrcoef(torch.stack([found.flatten(), scans.flatten()]))[0, 1]
-    assert correlation > 0.9
+    return u
 
 
-def test_both_polarities_occur_and_are_mirror_images(scans: Tensor) -> None:
-    light_on_dark, dark_on_light = numbers(), numbers()
-    light_on_dark[:, 9], dark_on_light[:, 9] = 0.9, 0.1
-    white, black = NEUTRAL(scans, light_on_dark), NEUTRAL(scans, dark_on_light)
+def test_without_strength_a_scan_stays_what_it_is(scans: Tensor) -> None:
+    found = GlyphDistortion(**STILL)(scans, still())
+    assert (found - scans).abs().mean() < 0.04
+    assert torch.corrcoef(torch.stack([found.flatten(), scans.flatten()]))[0, 1] > 0.98
+
+
+def test_ramp_starts_plain_and_white_on_black(scans: Tensor) -> None:
+    full, plain = GlyphDistortion(plain=0.0), GlyphDistortion(plain=1.0)
+    start = full(scans, numbers(), ramp=0.0)
+    torch.testing.assert_close(start, plain(scans, numbers(), ramp=0.0))
+    assert start[:, :, 0, 0].mean() < 0.2, "paper is black"
+    # plain pictures stay near their scans, distorted ones do not
+    assert (start - scans).abs().mean() < 0.5 * (full(scans, numbers()) - scans).abs().mean()
+
+
+def test_ramp_ends_with_the_share_of_plain_pictures(scans: Tensor) -> None:
+    distort, u = GlyphDistortion(plain=0.25), numbers()
+    plain, full = GlyphDistortion(plain=1.0)(scans, u), GlyphDistortion(plain=0.0)(scans, u)
+    chosen = (u[:, 15] < 0.25).view(-1, 1, 1, 1)
+    torch.testing.assert_close(distort(scans, u), torch.where(chosen, plain, full))
+
+
+def test_half_are_inverted_in_the_end_and_are_mirror_images(scans: Tensor) -> None:
+    distort, upright, inverted = GlyphDistortion(**STILL), still(), still()
+    inverted[:, 14] = 0.4
+    white, black = distort(scans, upright), distort(scans, inverted)
     torch.testing.assert_close(white, 1 - black)
-    assert white[:, :, 0, 0].mean() < 0.1
+    torch.testing.assert_close(distort(scans, inverted, ramp=0.7), white)  # 0.4 is inverted from a ramp of 0.8 on
 
 
 def test_thickness_adds_and_takes_ink(scans: Tensor) -> None:
-    distort = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0, thickness=1, contrast=0, plain=0)
-    thin, thick = numbers(), numbers()
-    thin[:, 9] = thick[:, 9] = 0.9
+    distort, thin, thick = GlyphDistortion(**{**STILL, "thickness": 1.0}), still(), still()
     thin[:, 6], thick[:, 6] = 0.0, 1.0
     ink_thin, ink_thick = (distort(scans, u).mean(dim=(1, 2, 3)) for u in (thin, thick))
     assert (ink_thick > 1.3 * ink_thin).all()
@@ -74,10 +82,7 @@ def test_thickness_adds_and_takes_ink(scans: Tensor) -> None:
 
 @pytest.mark.parametrize(("column", "value", "axis", "sign"), [(4, 1.0, 3, 1), (4, 0.0, 3, -1), (5, 1.0, 2, 1)])
 def test_place_moves_the_ink_where_it_says(scans: Tensor, column: int, value: float, axis: int, sign: int) -> None:
-    distort = GlyphDistortion(rotation=0, shear=0, aspect=1, margin=0.25, thickness=0, contrast=0, plain=0)
-    middle = torch.full((64, RANDOM_NUMBERS), 0.5)
-    middle[:, 3] = 1.0
-    moved = middle.clone()
+    distort, middle, moved = GlyphDistortion(**{**STILL, "margin": 0.25}), still(), still()
     moved[:, column] = value
 
     def centre(pictures: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def single(pair: Path) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     (pair / "single").mkdir()
     recipe = read_recipe(pair / "tiny.toml")
-    return fit(recipe, open_data(recipe.data.uri), pair / "single", ALONE, resuming=False).weights
+    return fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), pair / "single", resuming=False).weights
 
 
 def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -61,7 +61,7 @@ def test_two_processes_train_what_one_does(pair: Path, single: dict[str, torch.T
 @pytest.mark.parametrize("name", ["half-ddp", "other-half"])
 def test_one_process_goes_on_from_twos_state(pair: Path, single: dict[str, torch.Tensor], name: str) -> None:
     recipe = read_recipe(pair / "tiny.toml")
-    resumed = fit(recipe, open_data(recipe.data.uri), pair / name, ALONE, resuming=True)
+    resumed = fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), pair / name, resuming=True)
     assert resumed.step == 12
     assert far(resumed.weights, single) < 1e-5
 

@@ -20,7 +20,7 @@ ALONE = Process(0, 1, torch.device("cpu"))
 def run(recipe: Path, out: Path, *overrides: str, resuming: bool = False) -> Trained:
     read = read_recipe(recipe, overrides)
     out.mkdir(exist_ok=True)
-    return fit(read, open_data(read.data.uri), out, ALONE, resuming)
+    return fit(Training.of(read, open_data(read.data.uri), ALONE), out, resuming)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from train.distributed import Process
-from train.loop import fit
+from train.loop import Training, fit
 from train.pictures import open_data
 from train.recipe import read_recipe
 from train.resume import ResumeError, latest_step, save_state
@@ -52,7 +52,7 @@ def test_killed_and_stopped_runs_end_bit_for_bit_the_same(tiny: Path, tmp_path: 
 def fitted(recipe: Path, out: Path, *overrides: str, resuming: bool = False) -> dict[str, torch.Tensor]:
     read = read_recipe(recipe, overrides)
     out.mkdir(exist_ok=True)
-    return fit(read, open_data(read.data.uri), out, ALONE, resuming).weights
+    return fit(Training.of(read, open_data(read.data.uri), ALONE), out, resuming).weights
 
 
 def test_resuming_a_finished_run_gives_its_weights_again(tiny: Path, tmp_path: Path) -> None:

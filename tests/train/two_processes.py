@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from train.distributed import processes
-from train.loop import Trained, fit
+from train.loop import Trained, Training, fit
 from train.pictures import open_data
 from train.predict import predict
 from train.recipe import read_recipe
@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
         def run(name: str, *overrides: str, resuming: bool = False) -> Trained:
             (out / name).mkdir(exist_ok=True)
-            return fit(read_recipe(recipe, overrides), data, out / name, process, resuming)
+            return fit(Training.of(read_recipe(recipe, overrides), data, process), out / name, resuming)
 
         for strategy in ("ddp", "fsdp"):
             for accumulate in (1, 2):
