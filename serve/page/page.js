@@ -3,7 +3,7 @@
 import { Pad } from "/page/draw.js";
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], model: null, sent: null, running: null };
+const state = { models: [], model: null, picture: null, sent: null, running: null };
 const pad = new Pad($("pad"), () => onDrawing());
 
 start();
@@ -26,12 +26,10 @@ function choose(name) {
   state.model = state.models.find((model) => model.name === name);
   $("facts").textContent = factsOf(state.model);
   const draws = takesDigits(state.model);
-  $("draw").hidden = !draws;
-  $("clear").hidden = $("undo").hidden = !draws;
   $("pad-help").textContent = draws
     ? "Draw with mouse, pen or finger. By keyboard, arrows move, Space sets and lifts the pen, Delete clears. " : "";
   $("drop-help").textContent = "A picture can be chosen, pasted, or dropped anywhere.";
-  updateButtons();
+  showInput();
 }
 
 // Digits are drawn; so is anything for a model whose pictures are that small.
@@ -58,30 +56,33 @@ function short(count) {
 // --- what is sent ---
 
 async function onDrawing() {
-  updateButtons();
+  state.picture = null;
+  showInput();
   if (pad.empty) { reset(); return; }
   const blob = await new Promise((done) => pad.render($("sent")).toBlob(done, "image/png"));
   $("sent-box").hidden = false;
-  $("preview").hidden = true;
-  $("draw").hidden = false;
   send({ blob, name: "digit.png", type: "image/png", drawn: true });
 }
 
 function onFile(file) {
   if (!file) return;
-  $("sent-box").hidden = true;
-  $("draw").hidden = true;
-  showPreview(file);
-  updateButtons();
-  send({ blob: file, name: file.name || "picture.png", type: file.type.startsWith("image/") ? file.type : "application/octet-stream", drawn: false });
+  state.picture = file;
+  URL.revokeObjectURL($("preview").src);
+  $("preview").src = URL.createObjectURL(file);
+  showInput();
+  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
+  send({ blob: file, name: file.name || "picture.png", type, drawn: false });
 }
 
-function showPreview(file) {
-  const image = $("preview");
-  URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(file);
-  image.onerror = () => { image.hidden = true; $("draw").hidden = !takesDigits(state.model); };
-  image.hidden = false;
+// A picture where there is one, else the canvas for what can be drawn, else a place to drop a picture.
+function showInput() {
+  const draws = takesDigits(state.model);
+  $("preview").hidden = !state.picture;
+  $("draw").hidden = Boolean(state.picture) || !draws;
+  $("drop").hidden = Boolean(state.picture) || draws;
+  $("undo").hidden = !draws;
+  $("undo").disabled = pad.empty || Boolean(state.picture);
+  $("pad-hint").classList.toggle("gone", !pad.empty);
 }
 
 function resend() { if (state.sent) send(state.sent); }
@@ -204,18 +205,8 @@ function reset() {
 
 // --- controls ---
 
-function updateButtons() {
-  const showsPicture = !$("preview").hidden;
-  $("clear").disabled = pad.empty && !showsPicture;
-  $("undo").disabled = pad.empty || showsPicture;
-  $("pad-hint").classList.toggle("gone", !pad.empty);
-}
-
-$("clear").addEventListener("click", () => {
-  $("preview").hidden = true;
-  $("draw").hidden = !takesDigits(state.model);
-  pad.clear();
-});
+$("clear").addEventListener("click", () => pad.clear());
+$("preview").addEventListener("error", () => { state.picture = null; showInput(); });
 $("undo").addEventListener("click", () => pad.undo());
 $("file").addEventListener("change", () => { onFile($("file").files[0]); $("file").value = ""; });
 $("copy").addEventListener("click", async () => {

@@ -1,0 +1,53 @@
+"""Chromium driven by Playwright, and a hand that draws."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+NO_CHROMIUM = "no Chromium here: apt install chromium to run the page's tests"
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+Strokes = Sequence[Sequence[tuple[float, float]]]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, the system's own."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def draw(page: Any, strokes: Strokes, *, left: float = 0.25, top: float = 0.15, width: float = 0.5) -> None:
+    """Draws with the mouse: strokes in a box of width and height 1, placed on the canvas, 1.4 times as high as wide."""
+    box = page.locator("#pad").bounding_box()
+    for stroke in strokes:
+        for step, (x, y) in enumerate(stroke):
+            across, down = left + width * x, top + 1.4 * width * y
+            page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down, steps=4 if step else 1)
+            if step == 0:
+                page.mouse.down()
+        page.mouse.up()
+
+
+def answered(page: Any) -> str:
+    """Waits for an answer to be on the page, and returns its best label."""
+    page.wait_for_selector("body[data-state=done]")
+    label: str = page.locator("#bars li").first.get_attribute("data-label")
+    return label
