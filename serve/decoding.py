@@ -106,12 +106,12 @@ def _too_many_pixels(what: str, size: str, limits: ImageLimits) -> TooLarge:
 
 
 def _unidentified(data: bytes, what: str) -> BadImage:
-    found = f"{len(data)} bytes that start with {data[:12]!r}"
+    found = f"its {len(data)} bytes start with {data[:12]!r}"
     if data[4:8] == b"ftyp":
-        found = f"a {data[8:12].decode('ascii', 'replace').strip()} file (HEIC, AVIF or a video)"
+        found = f"it is a {data[8:12].decode('ascii', 'replace').strip()} file (HEIC, AVIF or a video)"
     elif data.lstrip()[:1] in (b"<", b"{", b"["):
-        found = f"text that starts with {data[:24]!r}"
-    return BadImage("not_an_image", f"{what} is no image that can be read here, but {found}", _RE_SAVE)
+        found = f"it is text that starts with {data[:24]!r}"
+    return BadImage("not_an_image", f"{what} is not an image that this server reads: {found}", _RE_SAVE)
 
 
 def _broken(data: bytes, what: str, error: Exception) -> BadImage:

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_picture_gets_the_servers_words(page: Any, tmp_path: P
     (tmp_path / "notes.txt").write_text("no picture")
     page.set_input_files("#file", str(tmp_path / "notes.txt"))
     page.wait_for_selector("body[data-state=error]")
-    assert "no image that can be read here" in page.locator("#error-message").inner_text()
+    assert "not an image that this server reads" in page.locator("#error-message").inner_text()
     assert "save it again as JPEG" in page.locator("#error-hint").inner_text()
     assert re.search(r"not_an_image · 400 · request [0-9a-f]{16}", page.locator("#error-id").inner_text())
     assert page.locator("#error").get_attribute("role") == "alert"
