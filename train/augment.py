@@ -17,8 +17,6 @@ RANDOM_NUMBERS = 16  # columns of u
 _FINER = 4
 # logistic slope of a stroke's edge, in units of ink: about one fine pixel from paper to ink
 _EDGE = 12.0
-# how much of each distortion a plain picture gets
-_PLAIN_STRENGTH = 0.4
 
 
 @dataclass(frozen=True)
@@ -39,25 +37,26 @@ class GlyphDistortion:
         Args:
             pictures: (B, 3, H, W) in 0..1.
             u: (B, 16) uniform in 0..1.
-            ramp: 0 distorts all pictures a little; 1 all but the share ``plain`` in full, and inverts half of all.
+            ramp: 0 leaves all pictures as they are; 1 distorts all but the share ``plain``, and inverts half of all.
 
         Returns:
             (B, 3, H, W) in 0..1.
         """
         ink = pictures.mean(dim=1, keepdim=True)  # (B, 3, H, W) -> (B, 1, H, W)
+        stroke = self._stroke(self._move(ink, u[:, :6]), u[:, 6])
+        inverted = u[:, 14] < 0.5 * ramp
+        distorted = self._colour(F.avg_pool2d(stroke, _FINER), u[:, 7:14], inverted)  # (B, 1, 4H, 4W) -> (B, 3, H, W)
         plain = u[:, 15] < 1 - ramp * (1 - self.plain)
-        strength = torch.where(plain, _PLAIN_STRENGTH, 1.0)
-        stroke = self._stroke(self._move(ink, u[:, :6], strength), u[:, 6], strength)
-        # (B, 1, 4H, 4W) -> (B, 1, H, W) -> (B, 3, H, W)
-        return self._colour(F.avg_pool2d(stroke, _FINER), u[:, 7:14], ~plain, inverted=u[:, 14] < 0.5 * ramp)
+        turned = torch.where(_per_picture(inverted), 1 - pictures, pictures)
+        return torch.where(_per_picture(plain), turned, distorted)
 
-    def _move(self, ink: Tensor, u: Tensor, strength: Tensor) -> Tensor:
+    def _move(self, ink: Tensor, u: Tensor) -> Tensor:
         """Rotation, shear, aspect, size and place; (B, 1, H, W) -> (B, 1, 4H, 4W)."""
-        angle = _spread(u[:, 0]) * math.radians(self.rotation) * strength
-        shear = _spread(u[:, 1]) * self.shear * strength
-        stretch = torch.exp(_spread(u[:, 2]) * math.log(self.aspect) / 2 * strength)
+        angle = _spread(u[:, 0]) * math.radians(self.rotation)
+        shear = _spread(u[:, 1]) * self.shear
+        stretch = torch.exp(_spread(u[:, 2]) * math.log(self.aspect) / 2)
         # A glyph that fills the frame has margin 0; a little beyond that stands for tight crops of the ink.
-        size = 1.05 - (2 * self.margin * strength + 0.05) * u[:, 3]
+        size = 1.05 - (2 * self.margin + 0.05) * u[:, 3]
         room = (1 - size).clamp(min=0) + 0.08
         # grid_sample asks where each output pixel comes from, so this is the inverse map: (B, 2, 3)
         cos, sin = torch.cos(angle), torch.sin(angle)
@@ -69,23 +68,27 @@ class GlyphDistortion:
         grid = F.affine_grid(theta, [B, 1, _FINER * H, _FINER * W], align_corners=False)
         return F.grid_sample(ink, grid, mode="bicubic", padding_mode="zeros", align_corners=False)
 
-    def _stroke(self, ink: Tensor, u: Tensor, strength: Tensor) -> Tensor:
+    def _stroke(self, ink: Tensor, u: Tensor) -> Tensor:
         # Enlarging blurs. Where ink passes a level is the stroke's edge, so the level sets its thickness; averaged down
         # again, a stroke cut at one half differs from its scan by 0.03, the blurred enlargement itself by 0.05.
-        level = 0.48 - 0.3 * self.thickness * _spread(u) * strength
-        return torch.sigmoid(_EDGE * (ink - level.view(-1, 1, 1, 1)))
+        level = 0.48 - 0.3 * self.thickness * _spread(u)
+        return torch.sigmoid(_EDGE * (ink - _per_picture(level)))
 
-    def _colour(self, ink: Tensor, u: Tensor, coloured: Tensor, inverted: Tensor) -> Tensor:
-        """Random brightness, contrast and pen, or black and white, in either polarity; (B, 1, H, W) -> (B, 3, H, W)."""
-        contrast = self.contrast * coloured
+    def _colour(self, ink: Tensor, u: Tensor, inverted: Tensor) -> Tensor:
+        """Random brightness, contrast and pen in either polarity; (B, 1, H, W) -> (B, 3, H, W)."""
+        contrast = self.contrast
         light = 1 - contrast * 0.6 * u[:, 0]
         dark = contrast * 0.5 * u[:, 1] * light
         paper, pen = torch.where(inverted, light, dark), torch.where(inverted, dark, light)
-        # half of the coloured ones have a pen of their own colour
-        tint = (0.3 * contrast * (u[:, 6] < 0.5))[:, None] * (u[:, 3:6] - 0.5)
+        # half of all have a pen that is not grey
+        tint = 0.3 * contrast * (u[:, 6:7] < 0.5) * (u[:, 3:6] - 0.5)
         pen_rgb = (pen[:, None] + tint).clamp(0, 1)[:, :, None, None]
-        return paper.view(-1, 1, 1, 1) * (1 - ink) + pen_rgb * ink
+        return _per_picture(paper) * (1 - ink) + pen_rgb * ink
 
 
 def _spread(u: Tensor) -> Tensor:
     return 2 * u - 1
+
+
+def _per_picture(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)

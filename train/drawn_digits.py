@@ -1,8 +1,7 @@
-"""Digits as a mouse draws them: a test set that no scan is part of.
+"""Digits as a mouse draws them: a test set that no scan is part of, and a little more to train on.
 
-Each digit is a few strokes through control points. The points are shaken, slanted and stretched, drawn with a round
-pen on a canvas, cropped to the ink and padded to a square, as the demo page does. It tells whether a model trained on
-scans will read what people draw. It is synthetic, and says so in its name.
+Each digit is a few strokes through control points. The points are shaken, slanted and stretched, and drawn with a
+round pen. It tells whether a model trained on scans will read what people draw. It is synthetic, and says so.
 """
 
 import math
@@ -10,13 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from train.digits import digits
 from train.pictures import Dataset, Labels, Pictures
 
-_CANVAS = 280
-_PER_CLASS = 60
+_SIDE = 256
+_TESTED, _TRAINED = 60, 45  # drawings of each class
+# How the demo's page (serve/page/draw.js) renders strokes: of the height of the square, and with a pen of that width
+# which gives the share of ink that scans have.
+_PAGE_INK, _PAGE_WIDEST = 0.305, 0.8
 Points = npt.NDArray[np.float64]
 Stroke = tuple[tuple[float, float], ...]
 
@@ -67,16 +69,24 @@ _WAYS: tuple[tuple[tuple[Stroke, ...], ...], ...] = (
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings made anew at each call, always the same for one seed; white on black, or every other one inverted."""
+    """Drawings, the same at each call for one seed: picture files, or what the demo's page sends.
+
+    A picture file has a pen of any width and some margin. ``page`` and ``inverted`` say how every other one is made.
+    """
 
     labels: Labels
     seed: int
-    invert_every_other: bool = True
+    page: bool = False
+    inverted: bool = False
 
     def open(self, index: int) -> Image.Image:
         rng = np.random.default_rng([self.seed, index])
-        drawn, margin = draw_digit(int(self.labels[index]), rng), rng.uniform(0.0, 0.15)
-        return crop_to_ink(drawn, margin, inverted=self.invert_every_other and index % 2 == 1)
+        strokes = draw_strokes(int(self.labels[index]), rng)
+        pen, margin = rng.uniform(0.06, 0.2), rng.uniform(0.0, 0.15)
+        if self.page and index % 2 == 0:
+            return as_page(strokes).convert("RGB")
+        picture = render(strokes, pen * (1 - 2 * margin), margin)
+        return (ImageOps.invert(picture) if self.inverted and index % 2 else picture).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -96,53 +106,60 @@ class Both:
 
 
 def drawn_digits() -> Dataset:
-    """600 drawings to evaluate on, and as many others that may be trained on."""
-    labels = np.repeat(np.arange(10, dtype=np.int64), _PER_CLASS)
-    held_out = f"synthetic mouse-drawn digits, {len(labels)} (seed 1)"
+    """600 drawings to evaluate on: 300 as the demo's page sends them, 300 as black-on-white picture files."""
+    tested, trained = (np.repeat(np.arange(10, dtype=np.int64), n) for n in (_TESTED, _TRAINED))
+    held_out = f"synthetic drawn digits, {len(tested)} (seed 1)"
     classes = tuple(str(digit) for digit in range(10))
-    return Dataset("builtin:drawn-digits", classes, Drawings(labels, 0), Drawings(labels, 1), held_out)
+    # training inverts by itself, see train/augment.py
+    train, test = Drawings(trained, 0, page=True), Drawings(tested, 1, page=True, inverted=True)
+    return Dataset("builtin:drawn-digits", classes, train, test, held_out)
 
 
 def digits_and_drawings() -> Dataset:
-    """Trains on scans and 300 drawings, white on black; held out are scans alone, the same as in `digits`."""
-    scans, labels = digits(), np.repeat(np.arange(10, dtype=np.int64), _PER_CLASS // 2)
-    both = Both(scans.train, Drawings(labels, 0, invert_every_other=False))
+    """Trains on scans and 450 drawings, white on black; held out are scans alone, the same as in `digits`."""
+    scans = digits()
+    both = Both(scans.train, drawn_digits().train)
     return replace(scans, uri="builtin:digits-and-drawings", train=both)
 
 
-def draw_digit(digit: int, rng: np.random.Generator) -> Image.Image:
-    """A digit on a canvas, ink 255 on 0, with a pen of random width."""
+def draw_strokes(digit: int, rng: np.random.Generator) -> list[Points]:
+    """The paths (k, 2) of a pen that writes a digit about the height of 1, y downwards."""
     ways = _WAYS[digit]
     strokes = ways[rng.integers(len(ways))]
-    angle, slant = math.radians(rng.uniform(-8, 8)), rng.uniform(-0.2, 0.25)
-    height = rng.uniform(0.45, 0.8) * _CANVAS
-    width = height * rng.uniform(0.5, 0.85)
+    angle, slant, width = math.radians(rng.uniform(-8, 8)), rng.uniform(-0.1, 0.12), rng.uniform(0.5, 0.85)
     shake = {point: rng.normal(0, 0.025, 2) for stroke in strokes for point in stroke}
-    pen = max(3, round(height * rng.uniform(0.06, 0.15)))
-    image = Image.new("L", (_CANVAS, _CANVAS))
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    paths = []
+    for stroke in strokes:
+        x, y = (np.array([np.add(point, shake[point]) for point in stroke]) - 0.5).T
+        paths.append(_smooth(np.stack([x * width - slant * y, y], axis=1) @ turn))
+    return paths
+
+
+def render(strokes: list[Points], pen: float, margin: float = 0.0, widest: float = 1.0) -> Image.Image:
+    """Strokes filling a square but for its margin, white on black. All lengths are shares of the square's side."""
+    points = np.concatenate(strokes)
+    low, high = points.min(axis=0), points.max(axis=0)
+    room = np.array([min(widest, 1 - 2 * margin), 1 - 2 * margin]) - pen
+    scale = float((room / np.maximum(high - low, 1e-3)).min()) * _SIDE
+    image, radius = Image.new("L", (_SIDE, _SIDE)), pen * _SIDE / 2
     canvas = ImageDraw.Draw(image)
     for stroke in strokes:
-        points = np.array([np.add(point, shake[point]) for point in stroke]) - 0.5
-        x = points[:, 0] * width - slant * points[:, 1] * height * 0.5
-        y = points[:, 1] * height
-        turned = np.stack(
-            [x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)], axis=1
-        )
-        path = _smooth(turned + _CANVAS / 2)
-        canvas.line([(float(px), float(py)) for px, py in path], fill=255, width=pen, joint="curve")
-        for px, py in [*path[:: max(1, len(path) // 24)].tolist(), path[-1].tolist()]:
-            canvas.ellipse((px - pen / 2, py - pen / 2, px + pen / 2, py + pen / 2), fill=255)
+        path = (stroke - (low + high) / 2) * scale + _SIDE / 2
+        canvas.line([(float(x), float(y)) for x, y in path], fill=255, width=max(1, round(2 * radius)), joint="curve")
+        for x, y in path.tolist():
+            canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return image
 
 
-def crop_to_ink(image: Image.Image, margin: float, inverted: bool) -> Image.Image:
-    """The square around the ink with ``margin`` of its side left free all around, in RGB."""
-    box = image.getbbox() or (0, 0, image.width, image.height)
-    side = max(box[2] - box[0], box[3] - box[1]) / (1 - 2 * margin)
-    square = Image.new("L", (max(1, round(side)),) * 2)
-    glyph = image.crop(box)
-    square.paste(glyph, ((square.width - glyph.width) // 2, (square.height - glyph.height) // 2))
-    return (square.point([255 - level for level in range(256)]) if inverted else square).convert("RGB")
+def as_page(strokes: list[Points]) -> Image.Image:
+    """Strokes as the demo's page renders them."""
+    thin, thick = 3 / 64, 26 / 64
+    for _ in range(8):
+        pen = (thin + thick) / 2
+        ink = np.asarray(render(strokes, pen, widest=_PAGE_WIDEST)).mean() / 255
+        thin, thick = (pen, thick) if ink < _PAGE_INK else (thin, pen)
+    return render(strokes, pen, widest=_PAGE_WIDEST)
 
 
 def _smooth(points: Points) -> Points:

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from skipvit.transforms import Preprocessing
 from train.digits import digits
-from train.drawn_digits import crop_to_ink, draw_digit, drawn_digits
+from train.drawn_digits import as_page, digits_and_drawings, draw_strokes, drawn_digits, render
 from train.pictures import DataError, open_data
 
 
@@ -48,36 +47,48 @@ def test_a_scan_passes_the_servers_preprocessing_unchanged() -> None:
     assert (preprocessing(scan) == np.asarray(scan)).all()
 
 
-def test_drawings_are_of_all_digits_in_both_polarities_and_repeatable() -> None:
+def test_drawings_are_of_all_digits_and_of_two_kinds_and_repeatable() -> None:
     data = drawn_digits()
     assert np.bincount(data.held_out.labels).tolist() == [60] * 10
-    one, other = data.held_out.open(0), data.held_out.open(1)
-    assert np.asarray(one)[0, 0].tolist() == [0, 0, 0]
-    assert np.asarray(other)[0, 0].tolist() == [255, 255, 255]
-    assert one.tobytes() == data.held_out.open(0).tobytes()
-    assert one.tobytes() != data.train.open(0).tobytes()
+    page, file = data.held_out.open(0), data.held_out.open(1)
+    assert np.asarray(page)[0, 0].tolist() == [0, 0, 0]
+    assert np.asarray(file)[0, 0].tolist() == [255, 255, 255]
+    assert page.tobytes() == data.held_out.open(0).tobytes()
+    assert file.tobytes() != data.train.open(1).tobytes()
 
 
-def test_crop_is_square_with_its_margin() -> None:
-    image = Image.new("L", (50, 40))
-    image.paste(255, (10, 5, 20, 35))  # 10 wide, 30 high
-    cropped = crop_to_ink(image, 0.125, inverted=False)
-    assert cropped.size == (40, 40)
-    assert cropped.getbbox() == (15, 5, 25, 35)
-    assert crop_to_ink(image, 0.0, inverted=False).size == (30, 30)
+def test_drawings_join_the_training_set_only() -> None:
+    data, scans, drawn = digits_and_drawings(), digits(), drawn_digits()
+    assert data.held_out_name == scans.held_out_name
+    assert (data.held_out.labels == scans.held_out.labels).all()
+    n = len(scans.train.labels)
+    assert data.train.labels.tolist() == [*scans.train.labels.tolist(), *drawn.train.labels.tolist()]
+    assert data.train.open(n - 1).tobytes() == scans.train.open(n - 1).tobytes()
+    assert data.train.open(n).tobytes() == drawn.train.open(0).tobytes()
+    corners = {np.asarray(data.train.open(i))[0, 0, 0] for i in range(n, n + 20)}
+    assert corners == {0}, "training takes white on black and inverts by itself"
 
 
-def test_an_empty_canvas_is_no_error() -> None:
-    assert crop_to_ink(Image.new("L", (50, 40)), 0.1, inverted=True).getextrema() == ((255, 255),) * 3
+BAR = [np.array([[0.5, 0.2], [0.5, 0.8]])]
+SLOPE = [np.array([[0.0, 0.0], [2.0, 1.0]])]
 
 
-@pytest.mark.parametrize("digit", range(10))
-def test_every_digit_leaves_ink_inside_the_canvas(digit: int) -> None:
-    for seed in range(20):
-        left, top, right, bottom = draw_digit(digit, np.random.default_rng(seed)).getbbox() or (0, 0, 0, 0)
-        assert bottom - top > 80
-        assert min(left, top) > 0
-        assert max(right, bottom) < 280
+@pytest.mark.parametrize(("strokes", "margin"), [(BAR, 0.0), (BAR, 0.125), (SLOPE, 0.125)])
+def test_rendering_fills_the_square_but_for_the_margin(strokes: list[np.ndarray], margin: float) -> None:
+    left, top, right, bottom = render(strokes, 0.1, margin).getbbox() or (0, 0, 0, 0)
+    assert max(right - left, bottom - top) == pytest.approx(256 * (1 - 2 * margin), abs=2)
+    assert (left + right, top + bottom) == (pytest.approx(256, abs=2), pytest.approx(256, abs=2))
+
+
+def test_the_pages_rule_gives_every_digit_the_scans_share_of_ink() -> None:
+    for digit in range(10):
+        picture = as_page(draw_strokes(digit, np.random.default_rng(digit)))
+        left, top, right, bottom = picture.getbbox() or (0, 0, 0, 0)
+        assert np.asarray(picture).mean() / 255 == pytest.approx(0.305, abs=0.02)
+        assert bottom - top > 250 or right - left > 0.78 * 256
+    scans = digits().train
+    ink = np.mean([np.asarray(scans.open(i)).mean() / 255 for i in range(len(scans.labels))])
+    assert ink == pytest.approx(0.305, abs=0.01)
 
 
 @pytest.mark.parametrize("uri", ["builtin:letters", "imagefolder:", "digits", "s3://x", ""])
