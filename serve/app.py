@@ -33,7 +33,8 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     """
     metrics = Metrics()
     admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
-    decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames))
+    batchers = [model.batcher for model in repository.models.values()]
+    decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames), batchers)
     _watch(metrics, repository, decoding)
 
     @asynccontextmanager

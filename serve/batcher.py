@@ -1,11 +1,16 @@
-"""The work-conserving batcher: an engine that is free takes what waits; nothing waits for a window.
+"""The work-conserving batcher: whoever is free takes what waits; nothing waits for a window.
 
-A picture on its way is a ``Ticket``. The decode stage announces it with ``expect`` and hands it over with ``put``, or
-withdraws it with ``forget``. Engine threads take batches. An idle engine pauses only while more pictures are known to
-be decoding and the batch has room, and no longer than ``max_wait_s``, so a request that comes alone is never delayed.
+The decode stage announces a picture with ``expect`` and hands its ticket over with ``put``, or withdraws it with
+``forget``. Batches are run in one of two ways:
 
-One exception fails one picture: a batch that raises is run again one by one. An engine thread that dies anyway takes
-the batcher out of service, and everything that waits is told so.
+- ``threads`` engine threads take them, for an engine that computes elsewhere, such as on a GPU. An idle one pauses only
+  while more pictures are known to be decoding and the batch has room, and no longer than ``max_wait_s``.
+- With no threads of its own, whoever decodes lends a hand with ``lend_hand``: on a CPU, where both compete for the same
+  cores, handing a picture to another thread costs time and gains none. While more is to be decoded, decoding goes
+  first, until a batch is full or its first picture has waited ``max_wait_s``.
+
+Either way a request that comes alone is never delayed. One exception fails one picture: a batch that raises is run
+again one by one. An engine that kills its thread is out of service, and everything that waits for it is told so.
 """
 
 import logging
@@ -20,45 +25,12 @@ from typing import Literal
 import numpy as np
 
 from serve.engine import Engine, Probabilities
-from serve.errors import EngineFailed, NotReady, RequestError
-from skipvit.transforms import Pixels
+from serve.errors import EngineFailed, NotReady
+from serve.ticket import Ticket
 
 logger = logging.getLogger(__name__)
 
 Reason = Literal["full", "idle", "waited"]
-
-
-class Ticket:
-    """One picture between admission and answer. ``on_done`` is called once, where ``deliver`` runs it."""
-
-    __slots__ = (
-        "abandoned",
-        "batch_size",
-        "decode_s",
-        "error",
-        "infer_s",
-        "on_done",
-        "pixels",
-        "probabilities",
-        "queue_s",
-        "waiting_since",
-    )
-
-    def __init__(self, on_done: Callable[["Ticket"], None]) -> None:
-        self.on_done = on_done
-        self.abandoned = False  # set by whoever no longer wants the answer
-        self.pixels: Pixels | None = None
-        self.probabilities: Probabilities | None = None  # (classes,)
-        self.error: RequestError | None = None
-        self.batch_size = 0
-        self.decode_s = self.queue_s = self.infer_s = 0.0
-        self.waiting_since = time.perf_counter()
-
-    def begin(self) -> float:
-        """Ends a stretch of waiting, adds it to ``queue_s``, and returns the present."""
-        now = time.perf_counter()
-        self.queue_s += now - self.waiting_since
-        return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +42,11 @@ class BatchReport:
 
 
 class Batcher:
-    """Queues tickets for one engine and runs them in ``threads`` threads."""
+    """Queues tickets for one engine and runs them in batches, in ``threads`` threads or in those that lend a hand."""
 
-    def __init__(self, engine: Engine, *, max_batch: int, max_wait_s: float, threads: int, name: str = "model") -> None:
+    def __init__(
+        self, engine: Engine, *, max_batch: int, max_wait_s: float, threads: int = 0, name: str = "model"
+    ) -> None:
         self.max_batch = max_batch
         self.max_wait_s = max_wait_s
         self.name = name
@@ -101,8 +75,13 @@ class Batcher:
             thread.start()
 
     @property
+    def has_threads(self) -> bool:
+        """Whether it runs its batches itself, or needs others to lend a hand."""
+        return bool(self._threads)
+
+    @property
     def alive(self) -> bool:
-        """Whether every engine thread is running."""
+        """Whether the engine is in service, with every thread of its own running."""
         return self._death is None and all(thread.is_alive() for thread in self._threads)
 
     @property
@@ -144,6 +123,31 @@ class Batcher:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def lend_hand(self, busy: Callable[[], bool]) -> None:
+        """Runs in the calling thread what is due: full and overdue batches while ``busy()``, otherwise everything."""
+        try:
+            while batch := self._due(busy()):
+                tickets, reason = batch
+                self._run(tickets)
+                self._report(BatchReport(len(tickets), reason))
+        except BaseException as error:  # the engine is lost, the thread that lent a hand is not
+            self._die(error)
+
+    def _due(self, busy: bool) -> tuple[list[Ticket], Reason] | None:
+        if not self._waiting:  # the usual case when another thread was faster; a look without the lock will do
+            return None
+        with self._changed:
+            if len(self._waiting) >= self.max_batch:
+                reason: Reason = "full"
+            elif not busy:
+                reason = "idle"
+            elif self._waiting and time.perf_counter() - self._waiting[0].waiting_since >= self.max_wait_s:
+                reason = "waited"
+            else:
+                return None
+            batch = self._pop(self.max_batch)
+        return (batch, reason) if batch else None
 
     # --- engine threads ---
 

@@ -12,7 +12,6 @@ from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission
 from serve.asgi import Body, ClientGone, header, send_error, send_json
-from serve.batcher import Ticket
 from serve.doorway import NOTES, REQUEST_ID
 from serve.engine import Probabilities
 from serve.errors import BadField, NotReady, RequestError
@@ -20,6 +19,7 @@ from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
+from serve.ticket import Ticket
 from serve.uploads import Picture, Upload, check_parameter_names, parse_model, parse_top_k, parse_upload
 
 DEFAULT_TOP_K = 5

@@ -1,19 +1,24 @@
-"""The decode stage: threads that turn bytes into pixels and hand them straight to the model's batcher.
+"""The decode stage: threads that turn bytes into pixels, hand them to the model's batcher, and lend it a hand.
 
-A picture goes from the event loop to a decode thread, to an engine thread, and back to the loop: two hand-overs, one
-wake-up of the loop per batch. A picture that cannot be decoded comes back from here, alone, with its error.
+A picture goes from the event loop to a decode thread and back, with one wake-up of the loop per batch; where a model
+has engine threads of its own, it passes through one of those. A picture that cannot be decoded comes back from here,
+alone, with its error.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from serve.batcher import Batcher, Ticket
+from serve.batcher import Batcher
 from serve.decoding import ImageLimits, decode, set_up_pillow
 from serve.errors import RequestError, internal_error
+from serve.ticket import Ticket
 from skipvit.transforms import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,8 @@ class Job:
 class DecodeStage:
     """``threads`` threads that decode jobs in the order they came."""
 
-    def __init__(self, threads: int, limits: ImageLimits) -> None:
+    def __init__(self, threads: int, limits: ImageLimits, lend_hand_to: Sequence[Batcher] = ()) -> None:
+        self._helped = [batcher for batcher in lend_hand_to if not batcher.has_threads]
         self._limits = limits
         self._deliver: Callable[[Callable[[], None]], object] = _not_started
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -62,21 +68,28 @@ class DecodeStage:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            ticket = job.ticket
-            if ticket.abandoned:
+            if job.ticket.abandoned:
                 job.batcher.forget()
-                continue
-            started = ticket.begin()
-            try:
-                ticket.pixels = decode(job.data, job.preprocessing, self._limits, job.name)
-            except RequestError as error:
-                ticket.error = error
-            except BaseException:
-                ticket.error = internal_error()
-                raise
-            finally:
-                ticket.decode_s = time.perf_counter() - started
-                self._hand_over(job)
+            else:
+                self._decode(job)
+            for batcher in self._helped:
+                batcher.lend_hand(self._busy)
+
+    def _busy(self) -> bool:
+        return not self._jobs.empty()
+
+    def _decode(self, job: Job) -> None:
+        ticket = job.ticket
+        started = ticket.begin()
+        try:
+            ticket.pixels = decode(job.data, job.preprocessing, self._limits, job.name)
+        except RequestError as error:
+            ticket.error = error
+        except Exception as error:
+            logger.error("decoding failed", exc_info=error)
+            ticket.error = internal_error()
+        ticket.decode_s = time.perf_counter() - started
+        self._hand_over(job)
 
     def _hand_over(self, job: Job) -> None:
         if job.ticket.error is None:

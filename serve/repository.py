@@ -36,7 +36,7 @@ class ServedModel:
             engine,
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
-            threads=settings.runners,
+            threads=settings.engine_threads,
             name=self.name,
         )
 

@@ -51,11 +51,11 @@ class Settings(BaseSettings):
     """A batch grows only while one run of it takes no longer than this, as measured at warm-up: on a CPU a slow
     model gains nothing from batching, so its pictures would only wait for each other."""
     max_wait_ms: float = Field(default=1.0, ge=0)
-    """Longest an idle engine waits for pictures known to be decoding; never longer than one run of the model."""
+    """Longest a decoded picture waits for others that are still decoding; never longer than one run of the model."""
     decode_threads: int = Field(default=0, ge=0, le=256)
     """Threads that decode pictures; 0 takes one per CPU."""
     engine_threads: int = Field(default=0, ge=0, le=256)
-    """Threads that run each model; 0 takes one per CPU."""
+    """Threads of each model's own; 0 runs it in the decode threads, which on a CPU is fastest."""
 
     lame_duck_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
@@ -80,8 +80,3 @@ class Settings(BaseSettings):
     def decoders(self) -> int:
         """Decode threads, resolved."""
         return self.decode_threads or available_cpus()
-
-    @property
-    def runners(self) -> int:
-        """Engine threads of each model, resolved."""
-        return self.engine_threads or available_cpus()

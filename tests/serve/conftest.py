@@ -20,6 +20,6 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(models_dir: Path) -> Iterator[str]:
     """A real server with the tiny model."""
-    settings = Settings(decode_threads=2, engine_threads=1, access_log=False)
+    settings = Settings(decode_threads=2, access_log=False)
     with over_socket(Repository.open(models_dir, settings), settings) as url:
         yield url

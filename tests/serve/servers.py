@@ -20,7 +20,17 @@ from serve.app import create_app
 from serve.engine import OnnxCpuEngine, Probabilities
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, MANIFEST, Manifest, Tensor, hashes_of, new_version, read_entry, write_atomically
+from skipvit.artifacts import (
+    LABELS,
+    MANIFEST,
+    Manifest,
+    Tensor,
+    hashes_of,
+    new_version,
+    read_entry,
+    sha256_of,
+    write_atomically,
+)
 from skipvit.transforms import Pixels, Preprocessing
 
 CLASSES = 10
@@ -61,7 +71,7 @@ def write_model(root: Path, name: str = "shades", version: int = 1, side: int = 
     """Writes a version of the tiny model into a repository; ``changes`` replace fields of its manifest."""
     (root / name).mkdir(parents=True, exist_ok=True)
     labels = root / name / LABELS
-    write_atomically(labels, "".join(f"{k}\n" for k in range(CLASSES)))
+    write_atomically(labels, "".join(f"{label}\n" for label in changes.pop("labels", range(CLASSES))))
     with new_version(root, name, version) as folder:
         onnx.save(changes.pop("graph", None) or brightness_model(side), folder / "model.onnx")
         fields: dict[str, Any] = {
@@ -77,7 +87,7 @@ def write_model(root: Path, name: str = "shades", version: int = 1, side: int = 
             "commit": "unknown",
             "versions": {},
             "models": {"fp32": "model.onnx"},
-            "files": hashes_of(folder),
+            "files": {**hashes_of(folder), LABELS: sha256_of(labels)},
             "parity": (),
             "macs": 192,
             "params": 0,

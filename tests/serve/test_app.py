@@ -17,7 +17,9 @@ from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.servers import CLASSES, encoded, held_repository, in_process, png
 
-SETTINGS = Settings(decode_threads=2, engine_threads=1)
+SETTINGS = Settings(decode_threads=2)
+# A model runs in the decode threads, or in threads of its own.
+BOTH_WAYS = pytest.mark.parametrize("engine_threads", [0, 2], ids=["lent hands", "own threads"])
 PNG = {"Content-Type": "image/png"}
 
 
@@ -120,7 +122,7 @@ ERRORS = [
     ("request_", "status", "code"), ERRORS, ids=[f"{e[1]}-{e[2]}-{i}" for i, e in enumerate(ERRORS)]
 )
 def test_errors_say_what_to_do(models_dir: Path, request_: dict[str, object], status: int, code: str) -> None:
-    settings = Settings(decode_threads=1, engine_threads=1, max_body_bytes=2500, max_pixels=1000, max_files=3)
+    settings = Settings(decode_threads=1, max_body_bytes=2500, max_pixels=1000, max_files=3)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/classify", **request_)  # type: ignore[arg-type]
@@ -205,10 +207,13 @@ def test_not_ready_until_warm_and_again_while_draining(models_dir: Path) -> None
     asyncio.run(main())
 
 
-def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path) -> None:
+@BOTH_WAYS
+def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path, engine_threads: int) -> None:
+    settings = Settings(decode_threads=2, engine_threads=engine_threads)
+
     async def main() -> None:
-        repository, engine = held_repository(models_dir, SETTINGS)
-        async with in_process(repository, SETTINGS) as client:
+        repository, engine = held_repository(models_dir, settings)
+        async with in_process(repository, settings) as client:
 
             def die(batch: Pixels) -> Probabilities:
                 raise SystemExit("out of memory, say")
@@ -220,14 +225,18 @@ def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path) -> None:
             assert (await client.get("/readyz")).status_code == 503
             assert (await client.get("/livez")).status_code == 503
             assert 'skipvit_model_ready{model="shades"} 0.0' in (await client.get("/metrics")).text
+            assert (await client.post("/v1/classify", content=png(), headers=PNG)).status_code == 503
 
     asyncio.run(main())
 
 
-def test_an_engine_error_is_a_500_without_internals(models_dir: Path) -> None:
+@BOTH_WAYS
+def test_an_engine_error_is_a_500_without_internals(models_dir: Path, engine_threads: int) -> None:
+    settings = Settings(decode_threads=2, engine_threads=engine_threads)
+
     async def main() -> None:
-        repository, engine = held_repository(models_dir, SETTINGS)
-        async with in_process(repository, SETTINGS) as client:
+        repository, engine = held_repository(models_dir, settings)
+        async with in_process(repository, settings) as client:
 
             def fail(batch: Pixels) -> Probabilities:
                 raise RuntimeError("secret detail of /etc/passwd")
@@ -355,7 +364,8 @@ def test_the_page_and_its_assets_come_from_here_alone(models_dir: Path) -> None:
     run(models_dir, scenario)
 
 
-def test_64_at_once_with_one_bad_among_them(models_dir: Path) -> None:
+@BOTH_WAYS
+def test_64_at_once_with_one_bad_among_them(models_dir: Path, engine_threads: int) -> None:
     async def scenario(client: httpx.AsyncClient) -> None:
         bodies = [png(255 * (k % 10) // 9) for k in range(64)]
         bodies[17] = b"not a picture"
@@ -364,7 +374,7 @@ def test_64_at_once_with_one_bad_among_them(models_dir: Path) -> None:
         labels = [r.json()["results"][0]["predictions"][0]["label"] for r in responses if r.status_code == 200]
         assert labels == [str(k % 10) for k in range(64) if k != 17]
 
-    run(models_dir, scenario)
+    run(models_dir, scenario, Settings(decode_threads=2, engine_threads=engine_threads))
 
 
 def corpus() -> dict[str, tuple[bytes, int]]:
@@ -406,4 +416,4 @@ def test_bad_pictures_with_good_batch_mates(models_dir: Path) -> None:
             assert ("error" in results[name]) is (status != 200), name
             assert name in results[name].get("error", {"message": name})["message"]
 
-    run(models_dir, scenario, Settings(decode_threads=2, engine_threads=1, max_files=20))
+    run(models_dir, scenario, Settings(decode_threads=2, max_files=20))

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from serve.batcher import Batcher, BatchReport, Ticket
+from serve.batcher import Batcher, BatchReport
 from serve.engine import Probabilities
+from serve.ticket import Ticket
 from skipvit.transforms import Pixels
 
 POISON = 66
@@ -244,6 +245,83 @@ def test_close_finishes_what_waits() -> None:
         assert len(pictures.done) == 5
         late = pictures.put(9)
         assert late.error is not None
+
+
+# --- without threads of its own ---
+
+
+@contextmanager
+def helped(engine: FakeEngine, *, max_batch: int = 4, max_wait_s: float = 0.0) -> Iterator[Pictures]:
+    with running(engine, max_batch=max_batch, max_wait_s=max_wait_s, threads=0) as pictures:
+        yield pictures
+
+
+def busy() -> bool:
+    return True
+
+
+def idle() -> bool:
+    return False
+
+
+def test_a_lent_hand_runs_what_waits_at_once_when_nothing_else_is_to_be_done() -> None:
+    engine = FakeEngine()
+    with helped(engine, max_wait_s=60.0) as pictures:
+        for value in range(6):
+            pictures.put(value)
+        assert engine.batches == []
+        pictures.batcher.lend_hand(idle)
+        assert engine.batches == [[0, 1, 2, 3], [4, 5]]
+        assert [r.reason for r in pictures.reports] == ["full", "idle"]
+        assert pictures.deliveries == 2
+        pictures.batcher.lend_hand(idle)  # nothing waits: nothing happens
+        assert len(engine.batches) == 2
+
+
+def test_decoding_goes_first_until_a_batch_is_full() -> None:
+    engine = FakeEngine()
+    with helped(engine, max_wait_s=60.0) as pictures:
+        for value in range(3):
+            pictures.put(value)
+            pictures.batcher.lend_hand(busy)
+        assert engine.batches == []
+        pictures.put(3)
+        pictures.batcher.lend_hand(busy)
+        assert engine.batches == [[0, 1, 2, 3]]
+
+
+def test_a_picture_does_not_wait_for_others_longer_than_it_may() -> None:
+    engine = FakeEngine()
+    with helped(engine, max_wait_s=0.01) as pictures:
+        pictures.put(1)
+        pictures.batcher.lend_hand(busy)
+        assert engine.batches == []
+        time.sleep(0.02)
+        pictures.put(2)
+        pictures.batcher.lend_hand(busy)
+        assert engine.batches == [[1, 2]]
+        assert pictures.reports == [BatchReport(2, "waited")]
+
+
+def test_a_lent_hand_survives_a_dying_engine() -> None:
+    engine = FakeEngine()
+    with helped(engine) as pictures:
+        engine.fatal = SystemExit("killed")
+        ticket = pictures.put(1)
+        pictures.batcher.lend_hand(idle)  # does not raise
+        assert not pictures.batcher.alive
+        assert ticket.error is not None
+        assert ticket.error.status == 503
+
+
+def test_a_lent_hand_drops_what_is_abandoned_and_isolates_poison() -> None:
+    engine = FakeEngine()
+    with helped(engine) as pictures:
+        tickets = [pictures.put(value) for value in (1, POISON, 2)]
+        tickets[0].abandoned = True
+        pictures.batcher.lend_hand(idle)
+        assert engine.batches == [[POISON, 2], [POISON], [2]]
+        assert [t.error is None for t in tickets[1:]] == [False, True]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

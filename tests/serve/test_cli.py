@@ -50,7 +50,7 @@ def program(models: Path, *flags: str, **environment: str) -> Iterator[tuple[sub
 def test_serves_drains_and_exits_with_zero(models_dir: Path) -> None:
     """SIGTERM with requests in flight: they are finished, the exit code is 0, and the log has them all."""
     big = encoded_noise()
-    with program(models_dir, "--log-format", "json", "--decode-threads", "1") as (process, url):
+    with program(models_dir, "--log-format", "json", "--threads", "1") as (process, url):
         rss = psutil.Process(process.pid).memory_info().rss
         assert rss < 250 << 20
         statuses: list[int] = []
@@ -185,7 +185,6 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert Settings().max_batch == 3
     assert Settings(max_batch=4).max_batch == 4
     assert Settings().decoders == available_cpus() >= 1
-    assert Settings(engine_threads=3).runners == 3
     with pytest.raises(ValueError, match="max_files 20 is over max_in_flight 10"):
         Settings(max_files=20, max_in_flight=10)
 

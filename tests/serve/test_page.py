@@ -31,9 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two models: one of digits, drawn, and one of large pictures, dropped."""
     root = tmp_path_factory.mktemp("models")
     write_model(root, "digits")
-    large = write_model(root, "photos", side=224)
-    (large.parent / "labels.txt").write_text("".join(f"thing {k}\n" for k in range(10)))
-    settings = Settings(decode_threads=1, engine_threads=1, access_log=False)
+    write_model(root, "photos", side=224, labels=[f"thing {k}" for k in range(10)])
+    settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
         yield url
 

@@ -26,7 +26,17 @@ def edit_manifest(folder: Path, **changes: object) -> None:
 def rewrite_model(folder: Path, content: bytes) -> None:
     """Replaces the model and its hash, so that only its content is at fault."""
     (folder / "model.onnx").write_bytes(content)
-    edit_manifest(folder, files={"model.onnx": sha256_of(folder / "model.onnx")})
+    rehash(folder)
+
+
+def rehash(folder: Path) -> None:
+    files = {"model.onnx": folder / "model.onnx", LABELS: folder.parent / LABELS}
+    edit_manifest(folder, files={name: sha256_of(path) for name, path in files.items() if path.exists()})
+
+
+def rewrite_labels(folder: Path, content: str) -> None:
+    (folder.parent / LABELS).write_text(content)
+    rehash(folder)
 
 
 def fixed_batch() -> bytes:
@@ -46,7 +56,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"manifest\.json has schema 99, this skipvit reads",
     ),
     "other folder": (lambda f: f.rename(f.parent / "7"), r"is for 'shades' version 1, but lies in"),
-    "labels short": (lambda f: (f.parent / LABELS).write_text("a\nb\n"), r"labels\.txt has 2 labels, .* 10 classes"),
+    "labels short": (lambda f: rewrite_labels(f, "a\nb\n"), r"labels\.txt has 2 labels, .* 10 classes"),
+    "labels changed": (lambda f: (f.parent / LABELS).write_text("a\n" * 10), r"labels\.txt has sha256"),
     "another size": (
         lambda f: rewrite_model(f, brightness_model(side=16).SerializeToString()),
         r"takes tensor\(uint8\) \['batch', 16, 16, 3\], its manifest says tensor\(uint8\) \['batch', 8, 8, 3\]",
@@ -109,6 +120,7 @@ def test_the_latest_version_of_every_model_is_served(tmp_path: Path) -> None:
 def test_a_model_without_labels_answers_with_class_numbers(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     (folder.parent / LABELS).unlink()
+    rehash(folder)
     assert Repository.open(tmp_path, SETTINGS).get(None).labels == ()
 
 

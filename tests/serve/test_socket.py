@@ -141,14 +141,15 @@ def test_a_client_that_leaves_while_queued_is_not_computed(models_dir: Path) -> 
     repository, engine = held_repository(models_dir, settings)
     with over_socket(repository, settings) as url:
         engine.gate.clear()
-        warm_runs = engine.seen
+        warm_runs = engine.entered
         statuses: list[int] = []
         first = threading.Thread(
             target=lambda: statuses.append(
                 httpx.post(f"{url}/v1/classify", content=png(), headers=PNG, timeout=20).status_code
             )
         )
-        first.start()  # sits in the engine
+        first.start()
+        wait_until(lambda: engine.entered == warm_runs + 1)  # sits in the engine
         batcher = repository.models["shades"].batcher
         for _ in range(3):  # wait in the queue, and leave
             with contextlib.suppress(httpx.ReadTimeout):
@@ -161,7 +162,7 @@ def test_a_client_that_leaves_while_queued_is_not_computed(models_dir: Path) -> 
         wait_until(lambda: batcher.waiting == 0)
         assert statuses == [200]
         assert httpx.post(f"{url}/v1/classify", content=png(), headers=PNG).status_code == 200
-        assert engine.seen - warm_runs == 2  # the first and the last
+        assert engine.entered - warm_runs == 2  # the first and the last
         assert 'outcome="cancelled"' in httpx.get(metrics).text
 
 

@@ -1,0 +1,41 @@
+"""A ticket: one picture between admission and answer, with what became of it and how long each stage took."""
+
+import time
+from collections.abc import Callable
+
+from serve.engine import Probabilities
+from serve.errors import RequestError
+from skipvit.transforms import Pixels
+
+
+class Ticket:
+    """One picture between admission and answer. ``on_done`` is called once, where ``deliver`` runs it."""
+
+    __slots__ = (
+        "abandoned",
+        "batch_size",
+        "decode_s",
+        "error",
+        "infer_s",
+        "on_done",
+        "pixels",
+        "probabilities",
+        "queue_s",
+        "waiting_since",
+    )
+
+    def __init__(self, on_done: Callable[["Ticket"], None]) -> None:
+        self.on_done = on_done
+        self.abandoned = False  # set by whoever no longer wants the answer
+        self.pixels: Pixels | None = None
+        self.probabilities: Probabilities | None = None  # (classes,)
+        self.error: RequestError | None = None
+        self.batch_size = 0
+        self.decode_s = self.queue_s = self.infer_s = 0.0
+        self.waiting_since = time.perf_counter()
+
+    def begin(self) -> float:
+        """Ends a stretch of waiting, adds it to ``queue_s``, and returns the present."""
+        now = time.perf_counter()
+        self.queue_s += now - self.waiting_since
+        return now

@@ -1,0 +1,97 @@
+"""The decode stage: many threads, several models, bad pictures, and nothing left behind."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from serve.batcher import Batcher
+from serve.decoding import ImageLimits
+from serve.engine import Probabilities
+from serve.pipeline import DecodeStage, Job
+from serve.ticket import Ticket
+from skipvit.transforms import Pixels, Preprocessing
+from tests.serve.servers import png
+
+RULE = Preprocessing(height=4, width=4, resize="squash", interpolation="box")
+
+
+class Echo:
+    """Answers each picture with its first pixel plus a number that tells the models apart."""
+
+    def __init__(self, mark: int) -> None:
+        self.mark = mark
+
+    def run(self, batch: Pixels) -> Probabilities:
+        return batch[:, 0, 0, :1].astype(np.float32) + self.mark
+
+    def close(self) -> None:
+        pass
+
+
+class Collector:
+    def __init__(self) -> None:
+        self.done: list[Ticket] = []
+        self._changed = threading.Condition()
+
+    def deliver(self, finish: Callable[[], None]) -> None:
+        with self._changed:
+            finish()
+            self._changed.notify_all()
+
+    def wait(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.done) == count, 20), f"{len(self.done)} of {count}"
+
+
+@pytest.mark.parametrize("engine_threads", [0, 1])
+@pytest.mark.parametrize("decode_threads", [1, 3])
+@pytest.mark.parametrize("max_wait_s", [0.0, 0.05])
+def test_every_picture_comes_back_once_with_its_own_answer(
+    engine_threads: int, decode_threads: int, max_wait_s: float
+) -> None:
+    collector = Collector()
+    batchers = [Batcher(Echo(1000 * k), max_batch=4, max_wait_s=max_wait_s, threads=engine_threads) for k in range(2)]
+    stage = DecodeStage(decode_threads, ImageLimits(), batchers)
+    for batcher in batchers:
+        batcher.start(collector.deliver)
+    stage.start(collector.deliver)
+    expected: dict[Ticket, float | None] = {}
+    for k in range(200):
+        ticket = Ticket(collector.done.append)
+        bad = k % 17 == 0
+        expected[ticket] = None if bad else 1000 * (k % 2) + k
+        data = b"no picture" if bad else png(k)
+        stage.submit(Job(ticket, data, f"{k}.png", RULE, batchers[k % 2]))
+    collector.wait(200)
+    stage.close()
+    for batcher in batchers:
+        batcher.close()
+        assert batcher.waiting == 0
+    assert Counter(map(id, collector.done)) == Counter(map(id, expected))
+    for ticket, value in expected.items():
+        if value is None:
+            assert ticket.error is not None
+            assert ticket.error.status == 400
+        else:
+            assert ticket.probabilities is not None
+            assert ticket.probabilities.item() == value
+            assert ticket.decode_s > 0
+
+
+def test_abandoned_pictures_are_not_decoded() -> None:
+    collector = Collector()
+    batcher = Batcher(Echo(0), max_batch=4, max_wait_s=0.0)
+    stage = DecodeStage(1, ImageLimits(), [batcher])
+    batcher.start(collector.deliver)
+    gone, stays = Ticket(collector.done.append), Ticket(collector.done.append)
+    gone.abandoned = True
+    for ticket in (gone, stays):
+        stage.submit(Job(ticket, png(9), None, RULE, batcher))
+    stage.start(collector.deliver)
+    collector.wait(1)
+    stage.close()
+    assert collector.done == [stays]
+    assert gone.decode_s == 0
