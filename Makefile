@@ -22,13 +22,17 @@ demo: demo-models
 
 demo-models: $(DEMO:%=models/%/1/manifest.json)
 
-models/%/1/manifest.json: runs/%/checkpoint.json
+models/%/1/manifest.json: runs/%/evaluation/evaluation.json
+	rm -rf models/$*/1  # made from the run, and made anew when that is newer
 	$(BIN)/skipvit-to-onnx runs/$* --out models --precision fp32,fp16 --version 1
 
-runs/%/checkpoint.json: | $(VENV)/.demo
-	$(BIN)/skipvit-train $* --out runs/$*
+runs/%/evaluation/evaluation.json: runs/%/checkpoint.json
 	$(BIN)/skipvit-evaluate runs/$*
-.PRECIOUS: runs/%/checkpoint.json
+
+# A training that was interrupted goes on from its last state.
+runs/%/checkpoint.json: | $(VENV)/.demo
+	$(BIN)/skipvit-train $* --out runs/$* --resume
+.SECONDARY:
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -4,8 +4,11 @@ Requests are bytes made once, so that the client takes little of the cores it sh
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, field
+
+_ANSWER_WITHIN_S = 60.0
 
 
 @dataclass
@@ -21,6 +24,8 @@ class Load:
         return len(self.latencies_ms) / self.seconds
 
     def percentile(self, share: float) -> float:
+        if not self.latencies_ms:
+            return math.nan
         ordered = sorted(self.latencies_ms)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -59,7 +64,7 @@ async def _client(port: int, request: bytes, until: float, load: Load) -> None:
     try:
         while (sent := time.perf_counter()) < until:
             writer.write(request)
-            status = await _answer(reader)
+            status = await asyncio.wait_for(_answer(reader), _ANSWER_WITHIN_S)
             if status == 200:
                 load.latencies_ms.append((time.perf_counter() - sent) * 1e3)
             else:

@@ -54,13 +54,13 @@ def engine_table() -> str:
 def server_table() -> str:
     """Markdown of the server benchmark."""
     rows = read_rows("server")
-    header = "| server | clients | p50 ms | p99 ms | requests/s | CPU ms/request | RSS MB |"
+    header = "| server | clients | p50 ms | p99 ms | requests/s | CPU ms/request | RSS MB | failures |"
     lines = [
         f"| {r['server']} | {r['clients']} | {float(r['p50_ms']):.1f} | {float(r['p99_ms']):.1f} "
-        f"| {float(r['requests_per_s']):.0f} | {float(r['cpu_ms_per_request']):.2f} | {r['rss_mb']} |"
+        f"| {float(r['requests_per_s']):.0f} | {float(r['cpu_ms_per_request']):.2f} | {r['rss_mb']} | {r['failures']} |"
         for r in rows
     ]
-    return _table(header, "|---|--:|--:|--:|--:|--:|--:|", lines, rows)
+    return _table(header, "|---|--:|--:|--:|--:|--:|--:|--:|", lines, rows)
 
 
 def accuracy_table() -> str:

@@ -43,11 +43,11 @@ def write_rows(
 
 def read_rows(what: str, folder: Path = RESULTS) -> list[dict[str, str]]:
     """Rows of the newest file of a benchmark, or none where it was never run."""
-    paths = sorted(folder.glob(f"{what}_*_[0-9][0-9][0-9][0-9][0-9][0-9].csv"), key=lambda p: p.stem[-6:])
-    if not paths:
-        return []
-    with paths[-1].open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    files = []
+    for path in sorted(folder.glob(f"{what}_*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            files.append(list(csv.DictReader(file)))
+    return max(files, key=lambda rows: rows[0]["date"], default=[])
 
 
 def print_table(rows: list[Mapping[str, object]]) -> None:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from export.deploy import DeployClassifier
 from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
 from export.origin import Origin, pictures_of, synthetic_pictures
-from export.parity import Pictures, compare, torch_logits
-from export.triton_config import triton_config
+from export.parity import Floats, Pictures, compare, torch_logits
+from export.triton_config import fits, triton_config
 from skipvit import artifacts, provenance
 from skipvit.artifacts import Manifest, Parity, Tensor
 from skipvit.complexity import count_macs, count_params
@@ -44,21 +44,22 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
     """Writes and verifies one version; returns its folder and the parity figures.
 
     Raises:
-        ArtifactError: the version exists, or the labels contradict the model's earlier versions.
+        ArtifactError: the version exists, or contradicts what all versions of the model share.
         ParityError: a file strays from the model; nothing is left behind.
         OriginError: the pictures to compare on cannot be read.
-        ValueError: name, labels or opset cannot be used.
+        ValueError: name, version, labels or opset cannot be used.
     """
     artifacts.check_name(plan.name)
     version = plan.version or artifacts.next_version(plan.root, plan.name)
     labels_text = _labels_text(origin, plan)
+    _check_shared_files(origin, plan, labels_text)
     pictures = _pictures(origin, plan)
     parities: list[Parity] = []
     with (
         artifacts.new_version(plan.root, plan.name, version) as staging,
         tqdm(total=2 * len(plan.precisions), desc=plan.name, unit="step", leave=False) as bar,
     ):
-        reference = torch_logits(origin.model, origin.preprocessing, pictures.images) if plan.verify else None
+        reference = _reference(origin, plan, pictures) if plan.verify else None
         for precision in plan.precisions:
             bar.set_postfix_str(f"exporting {precision}")
             path = staging / _FILES[precision]
@@ -69,26 +70,41 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
                 parities.append(compare(reference, path, precision, pictures))
             bar.update()
         manifest = _manifest(origin, plan, version, parities, staging, labels_text)
-        _write_beside_versions(plan.root / plan.name, manifest, labels_text)
+        _write_shared_files(origin, plan, labels_text)
         artifacts.write_atomically(staging / artifacts.MANIFEST, manifest.to_json())
     return plan.root / plan.name / str(version), parities
 
 
 def _labels_text(origin: Origin, plan: Plan) -> str:
     classes = int(getattr(origin.model, "num_classes", len(plan.labels)))
+    if classes < 1:
+        raise ValueError(
+            f"{origin.architecture} has no classifier head, only features; "
+            "give --model-arg num_classes=N, and --weights of a model that has one"
+        )
     if len(plan.labels) != classes:
         raise ValueError(
             f"the model has {classes} classes, but {len(plan.labels)} labels were given; give one for each"
         )
     if any(len(label.splitlines()) != 1 or not label.strip() for label in plan.labels):
         raise ValueError("a label is empty or has a line break in it; labels.txt holds one a line")
-    text = "".join(f"{label}\n" for label in plan.labels)
-    existing = plan.root / plan.name / artifacts.LABELS
-    if existing.exists() and existing.read_text(encoding="utf-8") != text:
+    return "".join(f"{label}\n" for label in plan.labels)
+
+
+def _check_shared_files(origin: Origin, plan: Plan, labels_text: str) -> None:
+    """Versions share labels.txt and config.pbtxt; a version that these do not describe needs a name of its own."""
+    folder = plan.root / plan.name
+    labels, config = folder / artifacts.LABELS, folder / artifacts.TRITON_CONFIG
+    if labels.exists() and labels.read_text(encoding="utf-8") != labels_text:
         raise artifacts.ArtifactError(
-            f"{existing} has other labels, and all versions of a model share them; give another --name"
+            f"{labels} has other labels, and all versions of a model share them; give another --name"
         )
-    return text
+    file = _FILES[plan.precisions[0]]
+    if config.exists() and not fits(config.read_text(encoding="utf-8"), file, *_tensors(origin, plan)):
+        raise artifacts.ArtifactError(
+            f"{config} describes another file or other shapes than this export's, and all versions share it; "
+            "give another --name, or remove that file to have it written anew"
+        )
 
 
 def _pictures(origin: Origin, plan: Plan) -> Pictures:
@@ -103,19 +119,36 @@ def _write_graph(origin: Origin, precision: Precision, opset: int, path: Path) -
     onnx.save(graph, path)
 
 
+def _reference(origin: Origin, plan: Plan, pictures: Pictures) -> Floats:
+    reference = torch_logits(origin.model, origin.preprocessing, pictures.images)
+    if reference.ndim != 2 or reference.shape[1] != len(plan.labels):
+        raise ValueError(
+            f"{origin.architecture} gives an output of shape {reference.shape} for {len(plan.labels)} labels; "
+            "only classifiers that give (B, num_classes) can be exported"
+        )
+    return reference
+
+
+def _tensors(origin: Origin, plan: Plan) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The graph's inputs and outputs."""
+    pre, classes = origin.preprocessing, len(plan.labels)
+    images = Tensor(name=INPUT, dtype="uint8", shape=("batch", pre.height, pre.width, 3))
+    outputs = [Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)]
+    return (images,), tuple(outputs)
+
+
 def _manifest(
     origin: Origin, plan: Plan, version: int, parities: Sequence[Parity], staging: Path, labels_text: str
 ) -> Manifest:
     pre = origin.preprocessing
-    classes = len(plan.labels)
-    sample = torch.zeros(1, 3, pre.height, pre.width)
+    inputs, outputs = _tensors(origin, plan)
     return Manifest(
         name=plan.name,
         version=version,
         task="classification",
         architecture=origin.architecture,
-        inputs=(Tensor(name=INPUT, dtype="uint8", shape=("batch", pre.height, pre.width, 3)),),
-        outputs=tuple(Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)),
+        inputs=inputs,
+        outputs=outputs,
         preprocessing=pre,
         weights_from=origin.weights_from,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -128,14 +161,16 @@ def _manifest(
         },
         parity=tuple(parities),
         evaluation=origin.evaluation,
-        macs=count_macs(origin.model, sample),
+        macs=count_macs(origin.model, torch.zeros(1, 3, pre.height, pre.width)),
         params=count_params(origin.model),
     )
 
 
-def _write_beside_versions(folder: Path, manifest: Manifest, labels_text: str) -> None:
+def _write_shared_files(origin: Origin, plan: Plan, labels_text: str) -> None:
     """labels.txt and config.pbtxt; the latter only once, as operators edit it."""
+    folder = plan.root / plan.name
     artifacts.write_atomically(folder / artifacts.LABELS, labels_text)
     config = folder / artifacts.TRITON_CONFIG
     if not config.exists():
-        artifacts.write_atomically(config, triton_config(manifest, labels=True))
+        file = _FILES[plan.precisions[0]]
+        artifacts.write_atomically(config, triton_config(plan.name, file, *_tensors(origin, plan)))

@@ -75,12 +75,3 @@ def _strip(graph: onnx.ModelProto) -> None:
     for value in [*graph.graph.input, *graph.graph.output]:
         del value.metadata_props[:]
         value.doc_string = ""
-
-
-def plugin_ops(graph: onnx.ModelProto) -> dict[str, int]:
-    """How often each op of ours occurs."""
-    counts: dict[str, int] = {}
-    for node in graph.graph.node:
-        if node.domain == DOMAIN:
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return counts

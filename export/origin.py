@@ -1,5 +1,6 @@
 """Where a model to export comes from: a checkpoint of ours, or a name with weights from a file, a hub or nowhere."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from export.parity import Pictures
 from skipvit.artifacts import Evaluation
-from skipvit.checkpoints import DESCRIPTION, load_model, read_samples
+from skipvit.checkpoints import DESCRIPTION, SAMPLES, load_model, read_samples
 from skipvit.models import create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing, stack
@@ -64,6 +66,12 @@ def _from_checkpoint(folder: Path) -> Origin:
     pictures = None
     if samples is not None:
         of = evaluation.dataset if evaluation else "the checkpoint's set"
+        size = (checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+        if samples[0].shape[1:3] != size:
+            raise OriginError(
+                f"{folder / SAMPLES} holds pictures of {samples[0].shape[1:3]}, the model takes {size}; "
+                "remove that file or give --images"
+            )
         pictures = Pictures(samples[0], f"{len(samples[0])} evaluation pictures of {of}", real=True)
     return Origin(
         model=model,
@@ -78,39 +86,61 @@ def _from_checkpoint(folder: Path) -> Origin:
 
 
 def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
+    if model_args.get("in_chans", 3) != 3:
+        raise OriginError(f"pictures have 3 channels, got in_chans={model_args['in_chans']}; leave it out")
     torch.manual_seed(0)
     try:
         model = create_model(name, pretrained=pretrained, **model_args).eval()
-    except TypeError as error:
-        raise OriginError(f"{name} does not take these arguments: {error}; correct --model-arg") from None
     except OSError as error:
         raise OriginError(f"{name}: its weights cannot be fetched ({error}); give a file with --weights") from None
+    except (TypeError, RuntimeError, AssertionError, AttributeError, IndexError, KeyError) as error:
+        asked = ", ".join(f"{key}={value}" for key, value in model_args.items()) or "no arguments"
+        weighed = "with timm's weights" if pretrained else "without weights"
+        raise OriginError(
+            f"{name} cannot be built {weighed} and {asked}: {error}; correct --model-arg, or leave --pretrained out"
+        ) from None
+    if not isinstance(getattr(model, "num_classes", None), int):
+        raise OriginError(f"{name} with these arguments is no classifier; correct --model-arg")
     if weights is not None:
         _load_weights(model, weights)
     where = f"file {weights.name}" if weights else "timm's hub" if pretrained else "random initialisation, seed 0"
-    config = timm.data.resolve_model_data_config(model)
-    _, height, width = config["input_size"]
-    if "img_size" in model_args:
-        size = model_args["img_size"]
-        height, width = (size, size) if isinstance(size, int) else size
     return Origin(
         model=model,
         architecture=name,
-        preprocessing=Preprocessing(
-            height=height,
-            width=width,
-            resize="crop",
-            crop_pct=config["crop_pct"],
-            interpolation=config["interpolation"],
-            mean=config["mean"],
-            std=config["std"],
-        ),
+        preprocessing=_preprocessing(name, model, model_args),
         labels=_labels(model, pretrained),
         weights_from=where,
         default_name=name.split(".")[0],
         evaluation=None,
         samples=None,
     )
+
+
+def _preprocessing(name: str, model: nn.Module, model_args: dict[str, Any]) -> Preprocessing:
+    """timm's evaluation settings of a model, at the size it was built for."""
+    config = timm.data.resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    if "img_size" in model_args:
+        size = model_args["img_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+    resize: Any = {"center": "crop", "squash": "squash"}.get(config["crop_mode"])
+    try:
+        return Preprocessing(
+            height=height,
+            width=width,
+            resize=resize,
+            crop_pct=config["crop_pct"],
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OriginError(
+            f"{name}: timm's {'.'.join(map(str, first['loc']))} of it is not one that this export knows "
+            f"({first['msg']}, crop_mode {config['crop_mode']}, crop_pct {config['crop_pct']}); "
+            "train a checkpoint instead"
+        ) from None
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -145,7 +175,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         OriginError: the file cannot be read as such.
     """
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise OriginError(f"{path} cannot be read as UTF-8 text ({error}); give one label a line") from None
 
@@ -164,7 +194,7 @@ def pictures_of(folder: Path, preprocessing: Preprocessing) -> Pictures:
         try:
             with Image.open(path) as image:
                 pixels.append(preprocessing(image))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
             raise OriginError(
                 f"{path} cannot be read as a picture ({error}); remove it or give other --images"
             ) from None

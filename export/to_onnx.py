@@ -9,9 +9,12 @@ PyTorch model before it takes its place; a miss exits non-zero and leaves nothin
 
 import argparse
 import json
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a file: the repository root, not export/, goes first on sys.path
@@ -28,6 +31,7 @@ _PRECISIONS = ("fp32", "fp16")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
     try:
         # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
         from export.entry import Plan, export_entry
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         origin = resolve(arguments.source, arguments.weights, arguments.pretrained, dict(arguments.model_arg))
         plan = Plan(
             root=arguments.out,
-            name=arguments.name or origin.default_name,
+            name=arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", origin.default_name).lstrip("._-"),
             version=arguments.version,
             precisions=tuple(arguments.precision),
             opset=arguments.opset,
@@ -53,8 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ArtifactError, CheckpointError, OriginError, ParityError, ValueError) as error:
         print(f"skipvit-to-onnx: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"skipvit-to-onnx: cannot write {error.filename}: {error.strerror}; give another --out", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("skipvit-to-onnx: interrupted; nothing was written", file=sys.stderr)
+        return 130
     _report(folder, origin, parities)
     return 0
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _report(folder: Path, origin: "Origin", parities: Sequence[Parity]) -> None:
@@ -116,10 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"needs a version from 1 up, got {value}")
-    return value
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1 up, got {text!r}")
+    return int(text)
 
 
 def _precisions(text: str) -> list[str]:
@@ -132,13 +145,14 @@ def _precisions(text: str) -> list[str]:
 
 def _model_arg(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        parsed = None
-    if not separator or not key.isidentifier() or parsed is None:
+    if not separator or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"needs KEY=JSON such as num_classes=10, got {text!r}")
-    return key, parsed
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} of {key} is not JSON; it needs null, a number, a list, or a word in double quotes"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,33 +1,38 @@
 """``config.pbtxt``: the same model folder, as NVIDIA Triton's ONNX Runtime backend reads it."""
 
-from skipvit.artifacts import LABELS, Manifest, Tensor
+from collections.abc import Sequence
+
+from skipvit.artifacts import LABELS, Tensor
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
-def triton_config(manifest: Manifest, labels: bool, max_batch: int = 64) -> str:
-    """Text of config.pbtxt for the first model of the manifest.
+def triton_config(
+    name: str, file: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], max_batch: int = 64
+) -> str:
+    """Text of config.pbtxt for one model.
 
     Args:
-        labels: whether labels.txt lies in the model's folder; Triton's classification extension reads it.
+        file: the model's file, the same in every version's folder.
+        inputs: with the batch axis first.
+        outputs: likewise; labels.txt names their classes, for Triton's classification extension.
         max_batch: upper bound of the batches that Triton makes.
     """
-    file = next(iter(manifest.models.values()))
-    return "\n".join(
-        [
-            f'name: "{manifest.name}"',
-            'backend: "onnxruntime"',
-            f'default_model_filename: "{file}"',
-            f"max_batch_size: {max_batch}",
-            _tensors("input", manifest.inputs, None),
-            _tensors("output", manifest.outputs, LABELS if labels else None),
-            "dynamic_batching { }",
-            "",
-        ]
-    )
+    parts = [f'name: "{name}"', 'backend: "onnxruntime"', *_fixed_parts(file, inputs, outputs)]
+    return "\n".join([*parts, f"max_batch_size: {max_batch}", "dynamic_batching { }", ""])
 
 
-def _tensors(kind: str, tensors: tuple[Tensor, ...], label_file: str | None) -> str:
+def fits(config: str, file: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+    """Whether a config.pbtxt, as written here and perhaps edited since, still describes a version's files."""
+    squeezed = "".join(config.split())
+    return all("".join(part.split()) in squeezed for part in _fixed_parts(file, inputs, outputs))
+
+
+def _fixed_parts(file: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[str]:
+    return [f'default_model_filename: "{file}"', _tensors("input", inputs), _tensors("output", outputs, LABELS)]
+
+
+def _tensors(kind: str, tensors: Sequence[Tensor], label_file: str = "") -> str:
     # Triton adds the batch axis itself when max_batch_size is set.
     label = f', label_filename: "{label_file}"' if label_file else ""
     rows = [

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from skipvit.transforms import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
 TRITON_CONFIG = "config.pbtxt"
@@ -38,6 +38,7 @@ TRITON_CONFIG = "config.pbtxt"
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_LABELS_BYTES = 16 << 20
 # A name becomes a folder, a URL segment and a metric label: letters, digits, dot, dash and underscore, no leading dot.
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -58,7 +59,7 @@ class ArtifactTooNew(ArtifactError):
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Tensor(_Record):
@@ -95,7 +96,7 @@ class Evaluation(_Record):
 class Manifest(_Record):
     """Everything a server or a reader needs to know of one model version."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     name: str
     version: int = Field(ge=1)
     task: Literal["classification"]
@@ -197,7 +198,7 @@ def versions_of(model_folder: Path) -> list[int]:
     """Version numbers present in a model's folder, ascending."""
     if not model_folder.is_dir():
         return []
-    return sorted(int(p.name) for p in model_folder.iterdir() if re.fullmatch(r"[1-9]\d{0,17}", p.name) and p.is_dir())
+    return sorted(int(p.name) for p in model_folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir())
 
 
 def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
@@ -221,7 +222,13 @@ def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
             f"{name!r} version {version}; restore the folder's name or export again"
         )
     _verify_files(manifest, folder, model_folder)
-    return Entry(manifest, folder, _read_labels(model_folder / LABELS))
+    labels = _read_labels(model_folder / LABELS) if LABELS in manifest.files else ()
+    classes = manifest.outputs[-1].shape[-1]
+    if labels and len(labels) != classes:
+        raise ArtifactCorrupt(
+            f"{model_folder / LABELS} has {len(labels)} labels, but the model gives {classes} classes; export again"
+        )
+    return Entry(manifest, folder, labels)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -231,7 +238,7 @@ def _read_manifest(path: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ArtifactCorrupt(f"{path} is not JSON ({error}); export the model again") from None
     schema = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+    if isinstance(schema, int | float) and schema > SCHEMA_VERSION:
         raise ArtifactTooNew(
             f"{path} has schema {schema}, this skipvit reads up to {SCHEMA_VERSION}; upgrade skipvit or export again"
         )
@@ -241,7 +248,7 @@ def _read_manifest(path: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ArtifactCorrupt(f"{path}: {where}: {first['msg']}; export the model again") from None
-    unlisted = [file for file in manifest.models.values() if file not in manifest.files]
+    unlisted = [file for file in manifest.models.values() if file not in manifest.files or file == LABELS]
     if unlisted:
         raise ArtifactCorrupt(f"{path} gives no sha256 for {', '.join(unlisted)}; export the model again")
     return manifest
@@ -252,7 +259,10 @@ def _verify_files(manifest: Manifest, folder: Path, model_folder: Path) -> None:
         path = (model_folder if name == LABELS else folder) / name
         if not path.is_file():
             raise ArtifactMissing(f"{path} is named by the manifest but is not there; copy it back or export again")
-        found = sha256_of(path)
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise ArtifactCorrupt(f"{path} cannot be read: {error.strerror}; check who may read it") from None
         if found != expected:
             raise ArtifactCorrupt(
                 f"{path} has sha256 {found[:12]}…, the manifest says {expected[:12]}…; "
@@ -261,8 +271,6 @@ def _verify_files(manifest: Manifest, folder: Path, model_folder: Path) -> None:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    if not path.exists():
-        return ()
     try:
         text = _read_bounded(path, _MAX_LABELS_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -271,11 +279,11 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
+    if not path.is_file():  # a pipe or a device would be waited for
+        raise ArtifactMissing(f"{path} is not there, or is no file; copy it back or export the model again")
     try:
         with path.open("rb") as file:
             raw = file.read(limit + 1)
-    except FileNotFoundError:
-        raise ArtifactMissing(f"{path} is not there; copy it back or export the model again") from None
     except OSError as error:
         raise ArtifactCorrupt(f"{path} cannot be read: {error}") from None
     if len(raw) > limit:
@@ -297,9 +305,12 @@ def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
     """Yields an empty folder to write a version into; it takes its place only if the block succeeds.
 
     Raises:
-        ArtifactError: that version exists already.
+        ArtifactError: that version exists already, or appears meanwhile.
+        ValueError: the name or the version cannot be used.
     """
     model_folder = root / check_name(name)
+    if not _VERSION.fullmatch(str(version)):
+        raise ValueError(f"a version is a whole number from 1 up, of at most 18 digits, got {version}")
     target = model_folder / str(version)
     if target.exists():
         raise ArtifactError(f"{target} exists; give another --version, or remove that folder first")
@@ -309,7 +320,12 @@ def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
     try:
         staging.chmod(0o755)  # mkdtemp makes 0700, which a server under another user could not read
         yield staging
-        staging.rename(target)
+        try:
+            staging.rename(target)
+        except OSError as error:
+            raise ArtifactError(
+                f"{target} was written by another export meanwhile ({error.strerror}); run again"
+            ) from None
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         if made_folder:

@@ -108,13 +108,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
-    """Builds the model of a checkpoint, in eval mode on the CPU, with its weights.
+    """Builds the model of a checkpoint, in eval mode on the CPU, with its weights and no others.
 
     Raises:
         CheckpointError: the description or the weights cannot be used.
     """
     checkpoint = read_checkpoint(folder)
-    model = create_model(checkpoint.architecture, **checkpoint.model_args)
+    if "pretrained" in checkpoint.model_args:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} asks for weights from elsewhere; remove 'pretrained' from model_args"
+        )
+    try:
+        model = create_model(checkpoint.architecture, **checkpoint.model_args)
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION} describes a model that cannot be built: {error}") from None
     path = folder / WEIGHTS
     try:
         model.load_state_dict(load_file(path), strict=True)
@@ -139,9 +146,10 @@ def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:
             images, labels = data["images"], data["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
+    shaped = images.ndim == 4 and images.shape[3] == 3 and len(images) > 0
+    if images.dtype != np.uint8 or not shaped or labels.shape != images.shape[:1]:
         raise CheckpointError(
             f"{path} holds images {images.dtype} {images.shape} and labels {labels.shape}; "
-            "it needs uint8 (B, H, W, 3) and (B,): remove it or train again"
+            "it needs uint8 (B, H, W, 3) and (B,) with B >= 1: remove it or train again"
         )
     return images, labels

@@ -26,6 +26,8 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 def commit() -> str:
     """Short commit of the source tree, with ``+dirty`` where it differs from it; ``unknown`` outside git."""
     root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # installed, and git would speak of whatever repository lies around it
+        return "unknown"
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=10", "--dirty=+dirty", "--exclude=*"],

@@ -5,14 +5,15 @@ here: mean and std live inside the exported graph.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 Pixels = npt.NDArray[np.uint8]
+Positive = Annotated[float, Field(gt=0)]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,7 +32,7 @@ class Preprocessing(BaseModel):
     ``mean`` and ``std`` are in units of the 0..1 range, and are applied inside the graph.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     height: int = Field(ge=1, le=16384)
     width: int = Field(ge=1, le=16384)
@@ -39,7 +40,7 @@ class Preprocessing(BaseModel):
     crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
     interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
     def __call__(self, image: Image.Image) -> Pixels:
         """Returns (height, width, 3) uint8 pixels of ``image``, which may have any mode and size."""
@@ -58,7 +59,10 @@ class Preprocessing(BaseModel):
         # directly skips the pixels that a resize-then-crop would compute and throw away.
         scale = min(width / self.width, height / self.height) * self.crop_pct
         half_w, half_h = self.width * scale / 2, self.height * scale / 2
-        return width / 2 - half_w, height / 2 - half_h, width / 2 + half_w, height / 2 + half_h
+        # Rounding may put an edge a hair outside the picture, which Pillow refuses.
+        left, right = max(0.0, width / 2 - half_w), min(float(width), width / 2 + half_w)
+        top, bottom = max(0.0, height / 2 - half_h), min(float(height), height / 2 + half_h)
+        return left, top, right, bottom
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -67,25 +71,50 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit greyscale is scaled to 8 bits (Pillow's own conversion would clip it), transparency is laid over white, and
     CMYK, palette and the other modes go through Pillow's conversion.
     """
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return _deep_grey_to_rgb(upright)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+    if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return upright.convert("RGB")
 
 
+_ORIENTATION_TAG = 0x0112
+_UNDO_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Pillow's exif_transpose writes the whole EXIF block back, and fails where any other tag of it is damaged.
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # whatever its parser makes of damaged metadata: the pixels are sound, and shown as they lie
+        return image
+    undo = _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
+    return image if undo is None else image.transpose(undo)
+
+
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     # PNG's 16-bit grey opens as "I;16" or, in older Pillow, as "I"; both count from 0 to 65535. TIFF's 32-bit floats
     # have no agreed range, so they are taken as 0..1 when they fit there and as 0..255 otherwise.
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)]
     if image.mode == "F":
-        top = 1.0 if values.size and values.max() <= 1.0 else 255.0
+        top = 1.0 if finite.size and finite.max() <= 1.0 else 255.0
     else:
         top = 65535.0
-    grey = np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8)
+    values = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
+    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 

@@ -99,12 +99,7 @@ def test_no_init_under_tests_and_no_utils() -> None:
 
 def test_timm_is_imported_behind_its_guard_only() -> None:
     users = {str(p.relative_to(ROOT)) for room in ROOMS for p in sources(room) if "timm" in imports_of(p.read_text())}
-    assert users <= {"skipvit/models/timm_guard.py"} | {u for u in users if _imports_guard_first(ROOT / u)}
-
-
-def _imports_guard_first(path: Path) -> bool:
-    """Whether a module that names timm imports our models, and with them the guard, too."""
-    return "skipvit.models" in path.read_text()
+    assert users == set(), "write: from skipvit.models.timm_guard import timm"
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,29 @@ register_model = timm.models.register_model
 _create_vision_transformer = timm.models.vision_transformer._create_vision_transformer
 
 
-def create_model(name: str, **kwargs: Any) -> nn.Module:
+# timm's ways to take weights from a file or an address. A checkpoint's description must not be able to name one.
+_WEIGHT_SOURCES = {"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"}
+
+
+def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Builds a model of this package or of timm by name; keyword arguments go to its constructor.
 
+    Args:
+        pretrained: fetch timm's weights of that name; needs the network.
+
     Raises:
-        ValueError: the name is unknown; the message gives the nearest ones.
+        ValueError: the name is unknown, and the message gives the nearest ones; or an argument would load weights from
+            elsewhere.
     """
+    elsewhere = sorted(_WEIGHT_SOURCES & kwargs.keys())
+    if elsewhere:
+        raise ValueError(f"{', '.join(elsewhere)} would load weights from elsewhere; build the model, then load them")
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
         raise ValueError(f"no model is named {name!r}{hint}")
-    return timm.create_model(name, **kwargs)
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:

@@ -11,9 +11,11 @@ Differences from the paper and its released code:
     stale Φ output into a second run of skipped blocks; for its contiguous default the two are the same.
   - Weights start as timm's ViT starts (truncated normal, std 0.02); the released code ends up with PyTorch's defaults.
   - Any grid, any number of prefix tokens, any skip set whose last block computes attention.
+
+The ops of Φ have autograd rules but none for torch.func's transforms: per-sample gradients by functorch are not there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +69,9 @@ class SkipBlock(nn.Module):
 
 
 class SkipAtVisionTransformer(_VisionTransformer):
-    """timm's VisionTransformer with some blocks skipping attention; every argument of timm's is accepted.
+    """timm's VisionTransformer with some blocks skipping attention.
+
+    It takes every argument of timm's but block_fn, patch_drop_rate, fix_init, and attention masks.
 
     Args:
         skip: indices, counted from 0, of the blocks that reuse attention. () is timm's ViT bit for bit.
@@ -118,7 +122,9 @@ class SkipAtVisionTransformer(_VisionTransformer):
         if attn_mask is not None or is_causal:
             raise ValueError("attention masks cannot be honoured in blocks that compute no attention; pass none")
         tokens, grid = self._embed(x)
-        return self.norm(self._run_blocks(tokens, grid)[-1])
+        for output in self._run_blocks(tokens, grid):
+            tokens = output
+        return self.norm(tokens)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Images (B, in_chans, height, width) to logits (B, num_classes)."""
@@ -128,17 +134,15 @@ class SkipAtVisionTransformer(_VisionTransformer):
         grid = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
         return self.norm_pre(self._pos_embed(self.patch_embed(x))), grid
 
-    def _run_blocks(self, x: Tensor, grid: Grid, stop: int | None = None) -> list[Tensor]:
-        """The residual stream (B, N, C) after each block, up to and without block ``stop``."""
-        outputs: list[Tensor] = []
+    def _run_blocks(self, x: Tensor, grid: Grid, stop: int | None = None) -> Iterator[Tensor]:
+        """Yields the residual stream (B, N, C) after each block, up to and without block ``stop``."""
         z: Tensor | None = None
         for block in self.blocks[:stop]:
             if self.grad_checkpointing:
                 x, z = checkpoint(block, x, z, grid, use_reentrant=False)
             else:
                 x, z = block(x, z, grid)
-            outputs.append(x)
-        return outputs
+            yield x
 
     def forward_intermediates(
         self,
@@ -160,8 +164,11 @@ class SkipAtVisionTransformer(_VisionTransformer):
             raise ValueError(f"output_fmt is NCHW or NLC, got {output_fmt!r}")
         take, last = timm.models._features.feature_take_indices(len(self.blocks), indices)
         tokens, (grid_h, grid_w) = self._embed(x)
-        outputs = self._run_blocks(tokens, (grid_h, grid_w), stop=last + 1 if stop_early else None)
-        taken = [self.norm(y) if norm else y for i, y in enumerate(outputs) if i in take]
+        taken = []
+        for index, output in enumerate(self._run_blocks(tokens, (grid_h, grid_w), last + 1 if stop_early else None)):
+            tokens = output
+            if index in take:
+                taken.append(self.norm(tokens) if norm else tokens)
         prefix = [y[:, : self.num_prefix_tokens] for y in taken]
         maps = [y[:, self.num_prefix_tokens :] for y in taken]
         if output_fmt == "NCHW":  # (B, n, C) -> (B, C, H, W)
@@ -172,10 +179,10 @@ class SkipAtVisionTransformer(_VisionTransformer):
             if with_prefix:
                 found["image_intermediates_prefix"] = prefix
             if not intermediates_only:
-                found["image_features"] = self.norm(outputs[-1])
+                found["image_features"] = self.norm(tokens)
             return found
         intermediates = list(zip(maps, prefix, strict=True)) if with_prefix else maps
-        return intermediates if intermediates_only else (self.norm(outputs[-1]), intermediates)
+        return intermediates if intermediates_only else (self.norm(tokens), intermediates)
 
 
 def check_skip(skip: Sequence[int], depth: int, global_pool: str) -> tuple[int, ...]:

@@ -51,12 +51,12 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     x, weight = inputs
-    ctx.tokens = x.shape[1]
-    ctx.save_for_backward(x.mean(dim=1, keepdim=True), weight, output)
+    ctx.save_for_backward(x, weight, output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    pooled, weight, gate = ctx.saved_tensors
+    x, weight, gate = ctx.saved_tensors
+    pooled = x.mean(dim=1, keepdim=True)  # again from x, so that second derivatives see where it came from
     grad_conv = grad * gate * (1 - gate)
     grad_pooled, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad_conv,
@@ -72,7 +72,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         output_mask=[ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
     )
     if grad_pooled is not None:
-        grad_pooled = (grad_pooled / ctx.tokens).expand(-1, ctx.tokens, -1)  # (B, 1, C) -> (B, n, C)
+        grad_pooled = (grad_pooled / x.shape[1]).expand(-1, x.shape[1], -1)  # (B, 1, C) -> (B, n, C)
     return grad_pooled, grad_weight
 
 

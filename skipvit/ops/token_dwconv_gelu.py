@@ -44,11 +44,11 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, grid_h: int, grid_w: int) ->
             f"token_dwconv_gelu got x of shape {tuple(x.shape)} for a {grid_h} x {grid_w} grid; "
             f"it needs (B, {grid_h * grid_w}, C): patch tokens only, no class token"
         )
-    channels, _, *kernel = weight.shape
-    if weight.ndim != 4 or weight.shape[1] != 1 or kernel[0] != kernel[1] or kernel[0] % 2 == 0:
+    if weight.ndim != 4 or weight.shape[1] != 1 or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
         raise ValueError(
             f"token_dwconv_gelu needs a weight of shape (C, 1, r, r) with r odd, got {tuple(weight.shape)}"
         )
+    channels = weight.shape[0]
     if x.shape[2] != channels or tuple(bias.shape) != (channels,):
         raise ValueError(
             f"token_dwconv_gelu got {x.shape[2]} channels, a weight for {channels} and a bias of {tuple(bias.shape)}; "

@@ -1,8 +1,11 @@
 """The program, from checkpoint to repository entry, and everything it refuses."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tritonclient.grpc import model_config_pb2
 
-from export import parity
+from export import origin, parity
 from export.to_onnx import main
 from skipvit.artifacts import Evaluation, read_entry
 from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
@@ -133,6 +136,8 @@ def test_versions_count_up_and_labels_are_shared(
     assert "exists; give another --version" in capsys.readouterr().err
     assert main([str(checkpoint), *options, "--labels", str(other)]) == 1
     assert "has other labels" in capsys.readouterr().err
+    assert main([str(checkpoint), *options, "--precision", "fp16"]) == 1
+    assert "config.pbtxt describes another file or other shapes" in capsys.readouterr().err
     assert main([str(checkpoint), *options]) == 0
     assert "model.onnx" in capsys.readouterr().out
     assert read_entry(exported, "shapes").manifest.version == 2
@@ -147,6 +152,23 @@ def test_a_miss_exits_non_zero_and_leaves_nothing(
     assert "model.onnx strays from the PyTorch model: max abs" in error
     assert "Nothing was written" in error
     assert list((tmp_path / "models").rglob("*")) == []
+
+
+def test_small_logits_do_not_slip_through(exported: Path, tmp_path: Path) -> None:
+    """A fifth missing from every logit is a miss, be the logits ever so small."""
+    path = exported / "shapes" / "1" / "model.onnx"
+    found = parity.onnx_logits(path, PICTURES)
+    graph = onnx.load(path)
+    factor = 1e-4 / float(np.abs(found).max())
+    for node in graph.graph.node:
+        node.output[:] = ["logits_before" if name == "logits" else name for name in node.output]
+        node.input[:] = ["logits_before" if name == "logits" else name for name in node.input]
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.8 * factor, np.float32), "factor"))
+    graph.graph.node.append(onnx.helper.make_node("Mul", ["logits_before", "factor"], ["logits"]))
+    onnx.save(graph, tmp_path / "model.onnx")
+    pictures = parity.Pictures(PICTURES, "pictures", real=True)
+    with pytest.raises(parity.ParityError, match="relative"):
+        parity.compare((found * factor).astype(np.float32), tmp_path / "model.onnx", "fp32", pictures)
 
 
 def test_the_gate_sees_one_changed_weight(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -209,6 +231,9 @@ def test_bad_input_gets_a_plain_message_and_no_folder(
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_bytes(b"not a picture")
     save_file({"head.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    small_samples = tmp_path / "small_samples"
+    shutil.copytree(checkpoint, small_samples)
+    np.savez(small_samples / "samples.npz", images=np.zeros((1, 16, 16, 3), np.uint8), labels=np.array([0]))
     cases = [
         (["no_such_model"], "no model is named 'no_such_model'"),
         ([str(empty)], "is not a checkpoint"),
@@ -221,7 +246,15 @@ def test_bad_input_gets_a_plain_message_and_no_folder(
         (["skipat_micro_patch2_8", "--weights", str(tmp_path / "garbage.safetensors")], "does not hold weights"),
         (["skipat_micro_patch2_8", "--weights", str(tmp_path / "other.safetensors")], "does not hold weights"),
         (["skipat_micro_patch2_8", "--weights", str(tmp_path / "gone.pth")], "is not there"),
-        (["skipat_micro_patch2_8", "--model-arg", "wings=2"], "does not take these arguments"),
+        (["skipat_micro_patch2_8", "--model-arg", "wings=2"], "cannot be built without weights and wings=2"),
+        (["skipat_micro_patch2_8", "--model-arg", "depth=0"], "names blocks [2, 3, 4, 5]"),
+        (["skipat_micro_patch2_8", "--model-arg", "num_classes=0"], "has no classifier head"),
+        (["skipat_micro_patch2_8", "--model-arg", "in_chans=1"], "pictures have 3 channels, got in_chans=1"),
+        (["skipat_micro_patch2_8", "--model-arg", "features_only=true"], "is no classifier"),
+        (["skipat_micro_patch2_8", "--model-arg", 'checkpoint_path="x"'], "would load weights from elsewhere"),
+        (["skipat_micro_patch2_8", "--pretrained"], "cannot be built with timm's weights"),
+        (["vit_tiny_patch16_224.nonexist"], "cannot be built"),
+        ([str(small_samples)], "holds pictures of (16, 16), the model takes (8, 8)"),
         (["skipat_micro_patch2_8", "--model-arg", "skip=[7]"], "cannot skip under a class-token head"),
     ]
     for arguments, message in cases:
@@ -231,6 +264,37 @@ def test_bad_input_gets_a_plain_message_and_no_folder(
         assert "Traceback" not in captured.err
         assert "code ran" not in captured.out
     assert not (tmp_path / "models").exists() or list((tmp_path / "models").rglob("*")) == []
+
+
+def test_an_out_that_is_a_file_is_named(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(checkpoint), "--out", str(tmp_path / "file")]) == 1
+    assert "give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), str(checkpoint), "--out", str(tmp_path / "m")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "m").glob("*/.staging-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(stop)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; nothing was written" in error
+    assert "Traceback" not in error
+    assert list((tmp_path / "m").rglob("*")) == []
+
+
+def test_timms_own_evaluation_rule_is_kept() -> None:
+    """A tag that was evaluated on squashed pictures is served squashed; one that we cannot honour is refused."""
+    model = create_model("vit_micro_patch2_8")
+    model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "squash"}
+    assert origin._preprocessing("x", model, {}).resize == "squash"
+    model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "border"}
+    with pytest.raises(origin.OriginError, match="crop_mode border"):
+        origin._preprocessing("x", model, {})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,14 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], type[ArtifactError], str]] 
     ("bytes", lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), ArtifactCorrupt, "is not JSON"),
     ("huge", lambda f: (f / "manifest.json").write_text(" " * (1 << 21)), ArtifactCorrupt, "is over 1048576 bytes"),
     ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 1"),
+    ("newer text", lambda f: edit(f, lambda d: d.update(schema_version="99")), ArtifactCorrupt, "schema_version"),
+    ("newer float", lambda f: edit(f, lambda d: d.update(schema_version=99.0)), ArtifactTooNew, r"schema 99\.0"),
+    ("older", lambda f: edit(f, lambda d: d.update(schema_version=-7)), ArtifactCorrupt, "schema_version"),
+    ("true version", lambda f: edit(f, lambda d: d.update(version=True)), ArtifactCorrupt, "version: Input should be"),
+    ("labels as model", lambda f: edit(f, lambda d: d["models"].update(fp32="labels.txt")), ArtifactCorrupt, "no sha"),
+    ("no spread", lambda f: edit(f, lambda d: d["preprocessing"].update(std=[0, 1, 1])), ArtifactCorrupt, "std"),
+    ("infinite", lambda f: edit(f, lambda d: d["parity"][0].update(max_abs=1e999)), ArtifactCorrupt, "max_abs"),
+    ("classes", lambda f: edit(f, lambda d: d["outputs"][0].update(shape=[1, 9])), ArtifactCorrupt, "2 labels.*9"),
     ("unknown key", lambda f: edit(f, lambda d: d.update(colour=1)), ArtifactCorrupt, "colour: Extra inputs"),
     ("no task", lambda f: edit(f, lambda d: d.pop("task")), ArtifactCorrupt, "task: Field required"),
     ("no hash", lambda f: edit(f, lambda d: d.update(files={})), ArtifactCorrupt, r"no sha256 for model\.onnx"),
@@ -154,6 +163,37 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ArtifactMissing, match=r"has no version 7, only \[1\]"):
         read_entry(tmp_path, "digits", 7)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+    with pytest.raises(ArtifactMissing, match="is not there, or is no file"):
+        read_entry(tmp_path, "digits")
+
+
+def test_only_plain_numbers_are_versions(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in ("1\u0663", "01", "0", "1" * 19, "2 "):
+        (tmp_path / "digits" / name).mkdir()
+    assert artifacts.versions_of(tmp_path / "digits") == [1]
+    for version in (0, -1, 10**18):
+        with pytest.raises(ValueError, match="whole number from 1 up"), artifacts.new_version(tmp_path, "a", version):
+            pass
+    assert not (tmp_path / "a").exists()
+
+
+def test_two_exports_at_once_leave_one(tmp_path: Path) -> None:
+    def racing() -> None:
+        with artifacts.new_version(tmp_path, "digits", 1) as staging:
+            (staging / "late").touch()
+            write(tmp_path)
+
+    with pytest.raises(ArtifactError, match="was written by another export meanwhile"):
+        racing()
+    assert sorted(p.name for p in (tmp_path / "digits").iterdir()) == ["1", "labels.txt"]
+    assert read_entry(tmp_path, "digits").model_path().read_bytes() == b"graph"
 
 
 @given(st.text(max_size=200))

@@ -73,6 +73,15 @@ def test_damage_is_named(folder: Path) -> None:
         (folder / "checkpoint.json").write_text(text)
         with pytest.raises(CheckpointError, match=match):
             read_checkpoint(folder)
+    for model_args, match in [
+        ({"wings": 2}, "describes a model that cannot be built"),
+        ({"pretrained": True}, "asks for weights from elsewhere"),
+        ({"checkpoint_path": "evil.pth"}, "checkpoint_path would load weights from elsewhere"),
+        ({"pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pth"}}, "pretrained_cfg_overlay would load"),
+    ]:
+        (folder / "checkpoint.json").write_text(json.dumps({**json.loads(description), "model_args": model_args}))
+        with pytest.raises(CheckpointError, match=match):
+            load_model(folder)
     (folder / "checkpoint.json").unlink()
     with pytest.raises(CheckpointError, match="is not a checkpoint: no readable"):
         read_checkpoint(folder)

@@ -70,10 +70,13 @@ def test_eca_gate_is_its_definition(B: int, n: int, C: int, k: int) -> None:
 def test_token_dwconv_gelu_gradients(h: int, w: int, r: int) -> None:
     x, weight, bias = tokens(2, h * w, 3, grad=True), tokens(3, 1, r, r, grad=True), tokens(3, grad=True)
     assert torch.autograd.gradcheck(lambda *args: token_dwconv_gelu(*args, h, w), (x, weight, bias))
+    assert torch.autograd.gradgradcheck(lambda *args: token_dwconv_gelu(*args, h, w), (x, weight, bias))
 
 
 def test_eca_gate_gradients() -> None:
-    assert torch.autograd.gradcheck(eca_gate, (tokens(2, 5, 7, grad=True), tokens(1, 1, 3, grad=True)))
+    inputs = (tokens(2, 5, 7, grad=True), tokens(1, 1, 3, grad=True))
+    assert torch.autograd.gradcheck(eca_gate, inputs)
+    assert torch.autograd.gradgradcheck(eca_gate, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -106,6 +109,7 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
     [
         ((1, 5, 4), (4, 1, 3, 3), (4,), r"shape \(1, 5, 4\) for a 2 x 2 grid; it needs \(B, 4, C\)"),
         ((1, 4, 4), (4, 1, 2, 2), (4,), r"r odd, got \(4, 1, 2, 2\)"),
+        ((1, 4, 4), (4,), (4,), r"r odd, got \(4,\)"),
         ((1, 4, 3), (4, 1, 3, 3), (4,), "got 3 channels, a weight for 4"),
         ((1, 4, 4), (4, 1, 3, 3), (3,), r"a bias of \(3,\)"),
     ],

@@ -1,5 +1,6 @@
 """SkipAt-ViT against the paper's figures, timm's own ViT, and the paper's equation written out block by block."""
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -248,6 +249,19 @@ def test_the_last_block_may_skip_under_mean_pooling_until_the_head_is_changed() 
     assert model.blocks[5].phi.fc1.weight.grad is not None
     with pytest.raises(ValueError, match="class-token head"):
         model.reset_classifier(3, "token")
+
+
+def test_inference_keeps_no_block_output_but_the_last() -> None:
+    """Memory does not grow with depth: what a block gave is freed when the next is done with it."""
+    alive: list[weakref.ref[Tensor]] = []
+    model = small(skip=())
+    for block in model.blocks:
+        block.register_forward_hook(lambda _m, _i, out: alive.append(weakref.ref(out[0])))
+    peak = []
+    model.blocks[-1].register_forward_hook(lambda *_: peak.append(sum(ref() is not None for ref in alive)))
+    with torch.no_grad():
+        model(images(1, 3, 8, 12))
+    assert peak[0] <= 2
 
 
 def test_masks_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Pictures of every kind become the pixels that a person would expect to see."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -112,3 +113,39 @@ def test_stack_refuses_nothing_and_mixtures() -> None:
         stack([])
     with pytest.raises(ValueError, match=r"pictures of one size are needed.*\(2, 2, 3\), \(2, 3, 3\)"):
         stack([a, b])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 1100), st.integers(1, 1100), st.sampled_from([28, 112, 224, 299, 518]))
+def test_a_crop_of_the_whole_is_never_refused_for_a_rounding_error(width: int, height: int, side: int) -> None:
+    pre = Preprocessing(height=side, width=side, crop_pct=1.0, interpolation="nearest")
+    left, top, right, bottom = pre._window(width, height)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    pre(Image.new("L", (225, 275)))  # a size at which rounding went outside
+
+
+def damaged_exif(image: Image.Image) -> bytes:
+    """A PNG whose EXIF turns it by 90 degrees, and has text where its XResolution should be a fraction."""
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
+    exif = b"II*\0" + struct.pack("<IH", 8, 2) + orientation + resolution + bytes(4)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=b"Exif\0\0" + exif)
+    return buffer.getvalue()
+
+
+def test_damaged_metadata_does_not_make_a_picture_unreadable() -> None:
+    wide = Image.new("RGB", (6, 4), (1, 2, 3))
+    assert to_rgb(Image.open(io.BytesIO(damaged_exif(wide)))).size == (4, 6)
+    webp = io.BytesIO()
+    wide.save(webp, "WEBP", exif=b"Exif\x00\x00not a TIFF file", lossless=True)
+    assert to_rgb(Image.open(io.BytesIO(webp.getvalue()))).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_transparent_palettes_and_infinite_values() -> None:
+    palette = Image.new("P", (2, 2), 0)
+    palette.putpalette([10, 20, 30, 0], "RGBA")
+    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+    values = np.array([[0.0, np.inf], [-np.inf, 1.0], [0.5, np.nan]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(values)))[..., 0].tolist() == [[0, 255], [0, 255], [128, 0]]
