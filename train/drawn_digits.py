@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageOps
 from train.digits import digits
 from train.pictures import Dataset, Labels, Pictures
 
-_SIDE = 256
-_TESTED, _TRAINED = 60, 45  # drawings of each class
+_SIDE = 128
+_TESTED, _TRAINED = 60, 30  # drawings of each class
 # How the demo's page (serve/page/draw.js) renders strokes: of the height of the square, and with a pen of that width
 # which gives the share of ink that scans have.
 _PAGE_INK, _PAGE_WIDEST = 0.305, 0.8
@@ -116,7 +116,7 @@ def drawn_digits() -> Dataset:
 
 
 def digits_and_drawings() -> Dataset:
-    """Trains on scans and 450 drawings, white on black; held out are scans alone, the same as in `digits`."""
+    """Trains on scans and 300 drawings, white on black; held out are scans alone, the same as in `digits`."""
     scans = digits()
     both = Both(scans.train, drawn_digits().train)
     return replace(scans, uri="builtin:digits-and-drawings", train=both)
@@ -146,7 +146,7 @@ def render(strokes: list[Points], pen: float, margin: float = 0.0, widest: float
     canvas = ImageDraw.Draw(image)
     for stroke in strokes:
         path = (stroke - (low + high) / 2) * scale + _SIDE / 2
-        canvas.line([(float(x), float(y)) for x, y in path], fill=255, width=max(1, round(2 * radius)), joint="curve")
+        canvas.line([(float(x), float(y)) for x, y in path], fill=255, width=max(1, round(2 * radius)))
         for x, y in path.tolist():
             canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return image
@@ -167,7 +167,7 @@ def _smooth(points: Points) -> Points:
     if len(points) < 3:
         return points
     padded = np.concatenate([points[:1], points, points[-1:]])
-    t = np.linspace(0, 1, 12, endpoint=False)[:, None]
+    t = np.linspace(0, 1, 6, endpoint=False)[:, None]
     parts = []
     for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
         parts.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))

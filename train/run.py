@@ -1,9 +1,11 @@
 """Trains a recipe and leaves a checkpoint.
 
-skipvit-train digits_skipat --out runs/digits
-skipvit-train my.toml --set optim.lr=1e-3 --set run.seed=1
-skipvit-train digits_skipat --out runs/digits --resume
-torchrun --nproc-per-node 8 -m train.run skipat_small --set data.uri=imagefolder:/data/imagenet
+    skipvit-train digits_skipat --out runs/digits
+    skipvit-train my.toml --set optim.lr=1e-3 --set run.seed=1
+    skipvit-train digits_skipat --out runs/digits --resume
+    torchrun --nproc-per-node 8 -m train.run skipat_small --set data.uri=imagefolder:/data/imagenet
+
+Killed or stopped, a run goes on with --resume as if nothing had happened; --resume starts a run that is not there yet.
 """
 
 import argparse

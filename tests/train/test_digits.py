@@ -76,8 +76,8 @@ SLOPE = [np.array([[0.0, 0.0], [2.0, 1.0]])]
 @pytest.mark.parametrize(("strokes", "margin"), [(BAR, 0.0), (BAR, 0.125), (SLOPE, 0.125)])
 def test_rendering_fills_the_square_but_for_the_margin(strokes: list[np.ndarray], margin: float) -> None:
     left, top, right, bottom = render(strokes, 0.1, margin).getbbox() or (0, 0, 0, 0)
-    assert max(right - left, bottom - top) == pytest.approx(256 * (1 - 2 * margin), abs=2)
-    assert (left + right, top + bottom) == (pytest.approx(256, abs=2), pytest.approx(256, abs=2))
+    assert max(right - left, bottom - top) == pytest.approx(128 * (1 - 2 * margin), abs=2)
+    assert (left + right, top + bottom) == (pytest.approx(128, abs=2), pytest.approx(128, abs=2))
 
 
 def test_the_pages_rule_gives_every_digit_the_scans_share_of_ink() -> None:
@@ -85,7 +85,7 @@ def test_the_pages_rule_gives_every_digit_the_scans_share_of_ink() -> None:
         picture = as_page(draw_strokes(digit, np.random.default_rng(digit)))
         left, top, right, bottom = picture.getbbox() or (0, 0, 0, 0)
         assert np.asarray(picture).mean() / 255 == pytest.approx(0.305, abs=0.02)
-        assert bottom - top > 250 or right - left > 0.78 * 256
+        assert bottom - top > 124 or right - left > 0.78 * 128
     scans = digits().train
     ink = np.mean([np.asarray(scans.open(i)).mean() / 255 for i in range(len(scans.labels))])
     assert ink == pytest.approx(0.305, abs=0.01)
