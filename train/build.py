@@ -1,5 +1,7 @@
 """From a recipe to the things it names. The recipe stops here: what is built takes plain arguments."""
 
+from typing import Any
+
 from torch import nn
 
 from skipvit.models import create_model
@@ -28,9 +30,9 @@ def preprocessing_of(data: r.Data) -> Preprocessing:
     )
 
 
-def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, object]:
+def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, Any]:
     """Keyword arguments that make the recipe's model fit its data."""
-    args: dict[str, object] = {"num_classes": num_classes, **recipe.model.args}
+    args: dict[str, Any] = {"num_classes": num_classes, **recipe.model.args}
     # A ViT is built for one size; a convolutional network takes any and knows no such argument.
     cfg = timm.get_pretrained_cfg(recipe.model.name) if timm.is_model(recipe.model.name) else None
     if cfg is not None and cfg.fixed_input_size:

@@ -40,9 +40,9 @@ class TrainingError(Exception):
 
 @dataclass
 class Trained:
-    """What is left of a run. ``weights`` are whole tensors, on the leading process only."""
+    """What is left of a run. ``weights`` are whole tensors, on the leading process only; none if it was stopped."""
 
-    finished: bool
+    stopped_by: signal.Signals | None
     step: int
     epochs: int
     metrics: dict[str, float]
@@ -118,7 +118,7 @@ class Training:
 def fit(training: Training, out: Path, resuming: bool) -> Trained:
     """Trains; resume states and metrics.jsonl go to the folder ``out``.
 
-    SIGTERM and Ctrl-C end it after the current step with a resume state written; ``finished`` is then False.
+    SIGTERM and Ctrl-C end it after the current step, with a resume state written.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -165,8 +165,9 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
                 journal.say(f"stopped after step {step} of {stop}; the state is saved, go on with --resume")
                 break
     if step < stop:
-        return Trained(False, step, step // per_epoch, metrics, {})
-    return Trained(True, step, step // per_epoch, metrics or training.evaluate(), training.weights())
+        # another process may have got the signal; to this one it is as if it had been told to stop in good time
+        return Trained(signal.Signals(signals[0]) if signals else signal.SIGTERM, step, step // per_epoch, metrics, {})
+    return Trained(None, step, step // per_epoch, metrics or training.evaluate(), training.weights())
 
 
 def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> float:

@@ -1,6 +1,7 @@
 """The part of skipvit-train that needs torch: recipe in, checkpoint out."""
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
             write_atomically(out / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
         process.barrier()
         trained = fit(training, out, resuming)
-        if not trained.finished or not process.leads:
+        if trained.stopped_by is not None:
+            return 130 if trained.stopped_by == signal.SIGINT else 0  # 130 is what shells expect after Ctrl-C
+        if not process.leads:
             return 0
         checkpoint = describe(recipe, data, trained)
         preprocessing = checkpoint.preprocessing

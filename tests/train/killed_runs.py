@@ -112,4 +112,10 @@ if __name__ == "__main__":
     assert wait(pid) == 0, "SIGTERM is a wish to stop, not an error"
     assert not (stopped / "checkpoint.json").exists()
     print("stopped at step", resume.latest_step(stopped))
+    pid, step = child(recipe, stopped, "--resume", "--set", "run.save_every=1000"), resume.latest_step(stopped)
+    while f'"step": {step + 1},' not in (stopped / "metrics.jsonl").read_text():
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGINT)
+    assert wait(pid) == 130, "make and shells end a sequence of commands on this status"
+    assert resume.latest_step(stopped) > step
     assert wait(child(recipe, stopped, "--resume")) == 0
