@@ -1,0 +1,207 @@
+"""README's commands from nothing to a picture answered: run as they stand, then asked real questions.
+
+One training serves all tests here, so they share a worker (`xdist_group`).
+"""
+
+import concurrent.futures
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.servers import free_ports
+from skipvit.checkpoints import read_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = [pytest.mark.xdist_group("first light"), pytest.mark.timeout(900)]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A folder in which README's commands have run, and the address at which the last of them serves."""
+
+    folder: Path
+    url: str
+    images: np.ndarray
+    labels: np.ndarray
+
+    def png(self, index: int, side: int = 8, inverted: bool = False, kind: str = "png") -> Path:
+        """One held-out scan as a picture file."""
+        pixels = 255 - self.images[index] if inverted else self.images[index]
+        path = self.folder / f"digit_{index}_{side}_{inverted}.{kind}"
+        Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(path)
+        return path
+
+
+def readme_steps() -> list[str]:
+    block = re.search(r"Step by step.*?```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert block
+    return block[1].splitlines()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "export").symlink_to(ROOT / "export")
+    (port,) = free_ports(1)
+    scripts = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "SKIPVIT_PORT": str(port)}
+    install, *steps, serve, curl = readme_steps()
+    assert install.startswith("pip install")
+    assert curl.startswith("curl ")
+    for step in steps:
+        done = subprocess.run(
+            shlex.split(step), cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
+    samples = read_samples(folder / "runs" / "digits_skipat")
+    assert samples is not None
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(shlex.split(serve), cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_ready(server, url, folder / "server.log")
+            yield Demo(folder, url, *samples)
+        finally:
+            server.terminate()
+            assert server.wait(timeout=30) == 0, "SIGTERM drains and exits 0"
+
+
+def wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=2).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"not ready in 60 s: {log.read_text()}")
+
+
+def post(url: str, body: bytes, content_type: str = "image/png") -> tuple[int, dict[str, object]]:
+    request = urllib.request.Request(f"{url}/v1/classify", body, {"Content-Type": content_type})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def top_label(answer: dict[str, object]) -> int:
+    return int(answer["results"][0]["predictions"][0]["label"])  # type: ignore[index]
+
+
+def test_the_demo_reaches_its_gate(demo: Demo) -> None:
+    checkpoint = json.loads((demo.folder / "runs/digits_skipat/checkpoint.json").read_text())
+    assert checkpoint["evaluation"]["images"] == len(demo.images) == 360
+    assert checkpoint["evaluation"]["metrics"]["top1"] >= 0.96
+
+
+def test_export_proved_parity_on_the_held_out_digits(demo: Demo) -> None:
+    manifest = json.loads((demo.folder / "models/digits_skipat/1/manifest.json").read_text())
+    assert manifest["parity"][0]["images"] == 360
+    assert manifest["parity"][0]["top1_agreement"] == 1.0
+    assert manifest["parity"][0]["max_abs"] <= 1e-4
+
+
+def test_the_served_answers_are_those_of_the_evaluation(demo: Demo) -> None:
+    """Over HTTP the model is as right as it was in PyTorch: nothing is lost on the way."""
+    checkpoint = json.loads((demo.folder / "runs/digits_skipat/checkpoint.json").read_text())
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: post(demo.url, demo.png(i).read_bytes()), range(360)))
+    assert {status for status, _ in answers} == {200}
+    right = sum(top_label(answer) == label for (_, answer), label in zip(answers, demo.labels, strict=True))
+    assert right / 360 == pytest.approx(checkpoint["evaluation"]["metrics"]["top1"], abs=1e-9)
+
+
+@pytest.mark.parametrize(("side", "kind"), [(64, "png"), (224, "jpg"), (28, "webp")])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_other_sizes_formats_and_black_on_white_are_read(demo: Demo, side: int, kind: str, inverted: bool) -> None:
+    right = 0
+    for index in range(60):
+        status, answer = post(demo.url, demo.png(index, side, inverted, kind).read_bytes(), f"image/{kind}")
+        assert status == 200
+        right += top_label(answer) == demo.labels[index]
+    assert right >= 50
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_readmes_curl_line(demo: Demo) -> None:
+    shutil.copy(demo.png(7, 64), demo.folder / "digit.png")
+    line = readme_steps()[-1].replace("localhost:8000", demo.url)
+    done = subprocess.run(shlex.split(line), cwd=demo.folder, capture_output=True, text=True, check=True)
+    assert top_label(json.loads(done.stdout)) == demo.labels[7]
+
+
+def test_sixty_four_at_once_with_a_bad_one_among_them(demo: Demo) -> None:
+    bodies = [demo.png(i).read_bytes() for i in range(64)]
+    bodies[23] = bodies[23][:40]
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda body: post(demo.url, body), bodies))
+    assert [status for status, _ in answers].count(200) == 63
+    assert answers[23][0] == 400
+    right = sum(top_label(answers[i][1]) == demo.labels[i] for i in range(64) if i != 23)
+    assert right >= 58
+
+
+# Strokes as a person makes them, in a box of width and height 1, y downwards.
+DRAWN = {
+    "0": [[(0.5, 0), (0.15, 0.25), (0.12, 0.7), (0.5, 1), (0.85, 0.7), (0.85, 0.25), (0.5, 0)]],
+    "1": [[(0.4, 0.15), (0.55, 0), (0.55, 1)]],
+    "2": [[(0.1, 0.25), (0.35, 0), (0.75, 0.08), (0.8, 0.35), (0.1, 1), (0.9, 1)]],
+    "3": [[(0.15, 0.05), (0.8, 0.05), (0.45, 0.42), (0.85, 0.65), (0.65, 0.98), (0.12, 0.92)]],
+    "7": [[(0.1, 0.02), (0.9, 0.02), (0.45, 1)]],
+}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium to run the page's test")
+@pytest.mark.filterwarnings("default")  # the browser driver's own loop, not ours
+def test_a_digit_drawn_on_the_page_is_read(demo: Demo) -> None:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    read = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-component-update"])
+        page = browser.new_page()
+        page.goto(demo.url)
+        page.wait_for_selector("#pad", state="visible")
+        for digit, strokes in DRAWN.items():
+            page.click("#clear")
+            box = page.locator("#pad").bounding_box()
+            assert box
+            for stroke in strokes:
+                for step, (x, y) in enumerate(stroke):
+                    at = (box["x"] + box["width"] * (0.3 + 0.4 * x), box["y"] + box["height"] * (0.15 + 0.7 * y))
+                    page.mouse.move(*at, steps=1 if step == 0 else 8)
+                    if step == 0:
+                        page.mouse.down()
+                page.mouse.up()
+            page.wait_for_selector("body[data-state=done]")
+            page.wait_for_timeout(600)  # the answer to the last stroke, where the digit has several
+            read[digit] = page.locator("#bars li").first.get_attribute("data-label")
+        assert page.locator("#bars li").count() == 5
+        assert "curl" in page.locator("#curl").inner_text()
+        browser.close()
+    wrong = {digit: label for digit, label in read.items() if digit != label}
+    assert len(wrong) <= 1, f"drawn and read differ: {wrong}"
+    assert read["0"] == "0"
