@@ -3,13 +3,12 @@
     skipvit-serve models
     curl -T digit.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/classify
 
-Every limit is an environment variable as well, such as SKIPVIT_MAX_BODY_BYTES; flags win. On SIGTERM /readyz turns to
-503, requests in flight are finished, and the exit code is 0.
+Every setting is a flag and an environment variable, such as SKIPVIT_MAX_BODY_BYTES; flags win. On SIGTERM
+/readyz turns to 503, requests in flight are finished, and the exit code is 0.
 """
 
 import argparse
 import contextlib
-import logging
 import signal
 import socket
 import sys
@@ -27,11 +26,7 @@ from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactError
 
-logger = logging.getLogger("serve")
-
-# Decode threads run long stretches of C, but between them they hold the interpreter: with the default of 5 ms the
-# event loop would wait that long for its turn.
-_SWITCH_INTERVAL_S = 0.001
+_SHORTER = {"decode_threads": ("--threads",)}
 
 
 class _Server(uvicorn.Server):
@@ -99,7 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
     set_up_logging(settings.log_format)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config = uvicorn.Config(
         create_app(settings, repository),
         access_log=False,  # the app writes its own, with the request id
@@ -143,19 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="skipvit-serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models_dir", type=Path, metavar="MODELS_DIR", help="model repository: NAME/VERSION/model.onnx")
-    for flag, kind, name in (
-        ("--host", str, "host"),
-        ("--port", int, "port"),
-        ("--max-batch", int, "max_batch"),
-        ("--threads", int, "decode_threads"),
-        ("--engine-threads", int, "engine_threads"),
-        ("--max-in-flight", int, "max_in_flight"),
-        ("--drain-s", float, "drain_s"),
-        ("--log-format", str, "log_format"),
-    ):
-        knob = Settings.model_fields[name]
+    for name, knob in Settings.model_fields.items():
+        flags = [f"--{name.replace('_', '-')}", *_SHORTER.get(name, ())]
         what = " ".join((knob.description or "").split()).replace("%", "%%")
-        parser.add_argument(flag, type=kind, dest=name, metavar=name.upper(), help=f"{what} Default: {knob.default}.")
+        text = f"{what} Default: {knob.default}."
+        if knob.annotation is bool:
+            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, dest=name, default=None, help=text)
+        else:
+            # Values stay text here: Settings checks them, wherever they came from, and names the one at fault.
+            parser.add_argument(*flags, dest=name, metavar="VALUE", help=text)
     return parser
 
 

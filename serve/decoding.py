@@ -25,9 +25,6 @@ _STILL = ("JPEG", "MPO")
 # What Pillow raises on files that are merely broken; anything else is logged, for it may be worth a report.
 _EXPECTED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
 
-_BLOCK_BYTES = 2 << 20
-_BLOCKS_PER_THREAD = 4
-
 _RE_SAVE = f"open the picture in an editor and save it again as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
@@ -39,15 +36,8 @@ class ImageLimits:
     max_frames: int = 1
 
 
-def set_up_pillow(threads: int, limits: ImageLimits) -> None:
-    """Fits Pillow's two settings of the whole process to a server that decodes in ``threads`` threads.
-
-    Its bitmaps are reused: by default each is mapped, touched page by page and unmapped again. Kept are 8 MiB per
-    thread; larger pictures take and free their own. Its own bomb check makes way where ``limits`` allow more.
-    """
-    memory = Image.core  # type: ignore[attr-defined]  # Pillow documents these two, its stubs do not know them
-    memory.set_block_size(_BLOCK_BYTES)
-    memory.set_blocks_max(_BLOCKS_PER_THREAD * threads)
+def open_large_images(limits: ImageLimits) -> None:
+    """Moves Pillow's own bomb check, a setting of the whole process, out of the way where ``limits`` allow more."""
     Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
 
 

@@ -1,4 +1,4 @@
-"""The one middleware, pure ASGI: request id, security headers, access log, request metrics, last line of defence.
+"""The one middleware, pure ASGI: request id, access log, request metrics, last line of defence.
 
 Starlette's ``BaseHTTPMiddleware`` would hide disconnects from the routes and cost a task per request.
 """
@@ -25,18 +25,6 @@ NOTES = "skipvit.notes"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; logged, never sent
 
-# Nothing of the page comes from elsewhere, and nothing else may embed it.
-_SECURITY = [
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
-
 
 class Doorway:
     """Wraps every HTTP request on its way in and out."""
@@ -55,7 +43,7 @@ class Doorway:
         request_id = request_id_of(scope)
         notes: dict[str, Any] = {}
         scope[REQUEST_ID], scope[NOTES] = request_id, notes
-        extra = [(b"x-request-id", request_id.encode()), *_SECURITY]
+        extra = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
         status = _CLIENT_CLOSED
 
         async def send_with_headers(message: Message) -> None:

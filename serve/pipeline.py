@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from serve.batcher import Batcher
-from serve.decoding import ImageLimits, decode, set_up_pillow
+from serve.decoding import ImageLimits, decode, open_large_images
 from serve.errors import RequestError, internal_error
 from serve.ticket import Ticket
 from skipvit.transforms import Preprocessing
@@ -45,7 +45,7 @@ class DecodeStage:
     def start(self, deliver: Callable[[Callable[[], None]], object]) -> None:
         """Starts the threads; ``deliver`` runs what finishes a ticket where its ``on_done`` belongs."""
         self._deliver = deliver
-        set_up_pillow(len(self._threads), self._limits)
+        open_large_images(self._limits)
         for thread in self._threads:
             thread.start()
 

@@ -178,6 +178,8 @@ def test_help_holds_two_commands_and_every_default() -> None:
     assert "skipvit-serve models" in done.stdout
     assert "curl -T digit.png" in done.stdout
     assert "Default: 8000" in done.stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in done.stdout
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
