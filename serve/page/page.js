@@ -25,17 +25,21 @@ async function start() {
 function choose(name) {
   state.model = state.models.find((model) => model.name === name);
   $("facts").textContent = factsOf(state.model);
-  const draws = takesDigits(state.model);
+  const draws = takesDrawings(state.model);
+  $("pad-hint").textContent = readsDigits(state.model) ? "Draw a digit" : "Draw here";
   $("pad-help").textContent = draws
     ? "Draw with mouse, pen or finger. By keyboard, arrows move, Space sets and lifts the pen, Delete clears. " : "";
   $("drop-help").textContent = "A picture can be chosen, pasted, or dropped anywhere.";
   showInput();
 }
 
-// Digits are drawn; so is anything for a model whose pictures are that small.
-function takesDigits(model) {
-  const digits = model.labels.length === 10 && model.labels.every((label, i) => label === String(i));
-  return digits || Math.max(model.input.height, model.input.width) <= 64;
+function readsDigits(model) {
+  return model.labels.length === 10 && model.labels.every((label, i) => label === String(i));
+}
+
+// What a model of digits is shown is drawn; so is anything for a model whose pictures are small.
+function takesDrawings(model) {
+  return readsDigits(model) || Math.max(model.input.height, model.input.width) <= 64;
 }
 
 function factsOf(model) {
@@ -76,7 +80,7 @@ function onFile(file) {
 
 // A picture where there is one, else the canvas for what can be drawn, else a place to drop a picture.
 function showInput() {
-  const draws = takesDigits(state.model);
+  const draws = takesDrawings(state.model);
   $("preview").hidden = !state.picture;
   $("draw").hidden = Boolean(state.picture) || !draws;
   $("drop").hidden = Boolean(state.picture) || draws;
@@ -128,6 +132,7 @@ function showAnswer(answer, roundTrip, picture) {
   $("error").hidden = true;
   $("status").textContent = `${best.label}, ${percent(best.probability)} sure, says ${answer.model.name}.`;
   $("bars").replaceChildren(...result.predictions.map(barOf));
+  $("bars").classList.toggle("named", result.predictions.some(({ label }) => label.length > 3));
   showTimes({ ...result.timing_ms, ...answer.timing_ms }, roundTrip);
   $("batch").hidden = false;
   $("batch").textContent = result.batch_size === 1 ? "ran alone" : `rode in a batch of ${result.batch_size}`;
