@@ -78,7 +78,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 _ORIENTATION_TAG = 0x0112
@@ -104,18 +104,20 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if undo is None else image.transpose(undo)
 
 
+# 0..65535 to 0..255, rounded: a table needs no wider copy of a large picture.
+_EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     # PNG's 16-bit grey opens as "I;16" or, in older Pillow, as "I"; both count from 0 to 65535. TIFF's 32-bit floats
     # have no agreed range, so they are taken as 0..1 when they fit there and as 0..255 otherwise.
-    values = np.asarray(image, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    if image.mode == "F":
-        top = 1.0 if finite.size and finite.max() <= 1.0 else 255.0
-    else:
-        top = 65535.0
-    values = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
-    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    values = np.asarray(image)
+    if image.mode != "F":
+        return Image.fromarray(_EIGHT_BITS[values.clip(0, 65535)]).convert("RGB")
+    finite = np.isfinite(values)
+    top = 1.0 if np.max(values, where=finite, initial=0.0) <= 1.0 else 255.0
+    grey = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
+    return Image.fromarray(np.rint(grey * np.float32(255.0 / top)).astype(np.uint8)).convert("RGB")
 
 
 def stack(images: Sequence[Pixels]) -> Pixels:

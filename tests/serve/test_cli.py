@@ -198,3 +198,10 @@ def test_every_setting_says_what_it_is() -> None:
 def test_importing_the_server_loads_neither_torch_nor_timm() -> None:
     code = "import sys, serve.cli; sys.exit(any(name in sys.modules for name in ('torch', 'timm', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_missing_packages_are_named() -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from serve.__main__ import main; sys.exit(main(['models']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "skipvit-serve: uvicorn is not installed; run: pip install 'skipvit[serve]'\n"
