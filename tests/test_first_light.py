@@ -1,6 +1,6 @@
 """README's commands from nothing to a picture answered: run as they stand, then asked real questions.
 
-One training serves all tests here, so they share a worker (`xdist_group`).
+One training serves all tests here: `make test` runs the tests of one file in one process (`--dist loadfile`).
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-pytestmark = [pytest.mark.xdist_group("first light"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)
