@@ -10,6 +10,7 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no display 
 from skipvit.metrics import Counts, Reliability
 
 _BLUE, _RED, _INK = "#2b6cb0", "#c53030", "#2d3748"
+_FEW = 10
 _NAMED, _COUNTED = 40, 20  # up to so many classes are named on the axes, and counted in the cells
 
 
@@ -43,26 +44,36 @@ def confusion_chart(path: Path, confusion: Counts, labels: tuple[str, ...], titl
 
 
 def reliability_chart(path: Path, reliability: Reliability, title: str) -> None:
-    """Accuracy against confidence, bin by bin, with the gap to the diagonal; below, how many pictures are in a bin."""
-    figure = Figure(figsize=(5.6, 6.6), layout="constrained", dpi=150)
+    """Accuracy against confidence, bin by bin, with the gap to the diagonal; below, how many pictures are in a bin.
+
+    Bins of few pictures are pale: their accuracy is mostly chance.
+    """
+    figure = Figure(figsize=(5.6, 6.8), layout="constrained", dpi=150)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    left, width = reliability.edges[:-1], np.diff(reliability.edges)
-    filled = reliability.counts > 0
-    accuracy, confidence = reliability.accuracy[filled], reliability.confidence[filled]
-    upper.bar(left[filled], accuracy, width[filled], align="edge", color=_BLUE, edgecolor="white", label="accuracy")
-    gap = np.abs(confidence - accuracy)
-    upper.bar(
-        left[filled], gap, width[filled], np.minimum(accuracy, confidence), align="edge", color=_RED, alpha=0.25,
-        edgecolor=_RED, linewidth=0.8, hatch="///", label="gap to confidence",
-    )  # fmt: skip
+    width = 1 / len(reliability.counts)
+    for left, n, confidence, accuracy in zip(
+        reliability.edges, reliability.counts, reliability.confidence, reliability.accuracy, strict=False
+    ):
+        if n:
+            strong = 1.0 if n >= _FEW else 0.35
+            upper.bar(
+                left, accuracy, width, align="edge", color=_BLUE, alpha=strong, edgecolor="white", label="accuracy"
+            )
+            low, high = sorted((confidence, accuracy))
+            upper.bar(left, high - low, width, low, align="edge", fill=False, hatch="////", edgecolor=_RED,
+                      alpha=strong, linewidth=0.8, label="gap to confidence")  # fmt: skip
+            lower.annotate(str(n), (left + width / 2, n), ha="center", va="bottom", fontsize=7, color=_INK)
     upper.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1, label="perfectly calibrated")
     upper.set(ylim=(0, 1), xlim=(0, 1), ylabel="accuracy")
-    upper.legend(loc="upper left", frameon=False, fontsize=9)
-    _title(upper, title, f"ECE {reliability.ece:.3f} in {len(left)} bins", 5.6)
-    lower.bar(left, reliability.counts, width, align="edge", color="#a0aec0", edgecolor="white")
-    lower.set(xlabel="confidence in the predicted class", ylabel="pictures")
+    _title(upper, title, f"ECE {reliability.ece:.3f} in {len(reliability.counts)} bins", 5.6)
+    lower.bar(reliability.edges[:-1], reliability.counts, width, align="edge", color="#a0aec0", edgecolor="white")
+    lower.set_yscale("log")
+    lower.set(ylim=(0.7, 4 * reliability.counts.max()), xlabel="confidence in the predicted class", ylabel="pictures")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
+    # one entry of each kind, the strongest, which comes with the highest confidence
+    handles = dict(zip(*reversed(upper.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
