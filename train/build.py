@@ -32,6 +32,8 @@ def preprocessing_of(data: r.Data) -> Preprocessing:
 
 def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, Any]:
     """Keyword arguments that make the recipe's model fit its data."""
+    if "num_classes" in recipe.model.args:
+        raise r.RecipeError(f"model.args has num_classes, but the data decides: it has {num_classes}; leave it out")
     args: dict[str, Any] = {"num_classes": num_classes, **recipe.model.args}
     # A ViT is built for one size; a convolutional network takes any and knows no such argument.
     cfg = timm.get_pretrained_cfg(recipe.model.name) if timm.is_model(recipe.model.name) else None

@@ -63,14 +63,14 @@ def image_folder(root: str | Path) -> Dataset:
     if not base.is_dir():
         raise DataError(f"imagefolder:{root}: there is no such folder")
     pictures = _pictures_root(base)
-    wnids = tuple(sorted(p.name for p in (pictures / "train").iterdir() if p.is_dir()))
+    wnids = tuple(_folders(pictures / "train"))
     if not wnids:
         raise DataError(f"{pictures / 'train'} has no class folders; put pictures into train/<class>/")
     train = _by_class(pictures / "train", wnids)
     val = pictures / "val"
     if not val.is_dir():
         raise DataError(f"{val} is not there; held-out pictures belong into val/<class>/, or flat as ILSVRC has them")
-    if any(p.is_dir() for p in val.iterdir()):
+    if _folders(val):
         held_out = _by_class(val, wnids, whole=False)
     else:
         held_out = _flat(val, wnids, _flat_classes(base, pictures))
@@ -91,13 +91,18 @@ def _listed(folder: Path) -> list[Path]:
     return sorted(parent / name for parent, names in walked for name in names if _is_picture(name))
 
 
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in it, sorted; hidden ones are tools' leftovers, not classes."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
 def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
 
 
 def _by_class(split: Path, wnids: tuple[str, ...], whole: bool = True) -> Files:
     """``whole``: every class must have a picture, as training needs; evaluation may hold fewer classes."""
-    found = sorted(p.name for p in split.iterdir() if p.is_dir())
+    found = _folders(split)
     if strangers := sorted(set(found) - set(wnids)):
         raise DataError(f"{split / strangers[0]} is a class that train/ does not have; remove it, or add it to train/")
     paths, labels = [], []

@@ -146,7 +146,7 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
             norm = clip_gradients(training.model, recipe.optim.clip_norm)
             loss, stopping = process.mean(torch.tensor([loss, float(bool(signals))], device=process.device)).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise TrainingError(_not_finite(loss, norm, step, per_epoch, lr, resume.latest_step(out)))
+                raise TrainingError(_not_finite(loss, norm, step, per_epoch, lr))
             training.optimizer.step()
             training.optimizer.zero_grad()
             if training.ema is not None:
@@ -209,6 +209,12 @@ def picture_order(recipe: Recipe, pictures: int, process: Process) -> Order:
         raise RecipeError(
             f"run.batch = {run.batch} must be a multiple of {process.world} processes x run.accumulate {run.accumulate}"
         )
+    part = run.batch // (process.world * run.accumulate)
+    if (recipe.augment.mixup or recipe.augment.cutmix) and part % 2:
+        raise RecipeError(
+            f"mixup and cutmix pair pictures: run.batch = {run.batch} over {process.world} processes and run.accumulate "
+            f"{run.accumulate} gives parts of {part}, which must be even"
+        )
     return Order(
         pictures,
         run.batch,
@@ -252,9 +258,8 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _not_finite(loss: float, norm: float, step: int, per_epoch: int, lr: float, saved: int | None) -> str:
-    way_back = f"; --resume goes back to step {saved}" if saved is not None else ""
+def _not_finite(loss: float, norm: float, step: int, per_epoch: int, lr: float) -> str:
     return (
         f"loss is {loss:g} and gradient norm {norm:g} in step {step} (epoch {step / per_epoch:.1f}, lr {lr:.2e}); "
-        f"lower optim.lr, warm up longer, or set optim.clip_norm{way_back}"
+        "start again in another --out with a lower optim.lr, a longer warm-up, or optim.clip_norm"
     )

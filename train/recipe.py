@@ -20,6 +20,8 @@ PACKAGED = Path(__file__).resolve().parent / "recipes"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # TOML has arrays only, so the one loose rule of the strict models is that an array may become a tuple.
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+_Positive = Annotated[float, Field(gt=0)]
+PositiveTriple = Annotated[tuple[_Positive, _Positive, _Positive], Field(strict=False)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -47,7 +49,7 @@ class Data(_Section):
     crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
     interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
     mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    std: PositiveTriple = (0.229, 0.224, 0.225)
     workers: int = Field(default=0, ge=0, description="decoding processes per training process")
     repeats: int = Field(default=1, ge=1, description="repeated augmentation: views of one picture per epoch")
 
@@ -135,8 +137,6 @@ class Recipe(_Section):
     def _batch_divides(self) -> Self:
         if self.run.batch % self.run.accumulate:
             raise ValueError(f"run.batch {self.run.batch} cannot be split into run.accumulate {self.run.accumulate}")
-        if (self.augment.mixup or self.augment.cutmix) and (self.run.batch // self.run.accumulate) % 2:
-            raise ValueError(f"mixup and cutmix pair pictures, so run.batch {self.run.batch} per part must be even")
         return self
 
     def differences(self, other: "Recipe") -> list[str]:

@@ -41,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return program.train(recipe, out, resuming=args.resume)
     except program.EXPECTED as error:
         return _fail(error)
+    except KeyboardInterrupt:
+        print("skipvit-train: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return _fail(f"{error.filename or out}: {error.strerror or error}; give another --out, or make room")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +72,8 @@ def _check_out(out: Path, recipe: Recipe, resuming: bool) -> None:
         return
     if not resuming:
         raise RecipeError(f"{out} holds a run already; go on with --resume, remove it, or give another --out")
-    changed = [line for line in recipe.differences(read_recipe(before)) if not line.startswith("run.")]
+    free = ("run.", "data.workers")  # how the run is carried out, not what it computes
+    changed = [line for line in recipe.differences(read_recipe(before)) if not line.startswith(free)]
     changed += [line for line in recipe.differences(read_recipe(before)) if line.startswith(("run.seed", "run.batch"))]
     if changed:
         raise RecipeError(f"{out} was started with another recipe; to resume it, undo:\n  " + "\n  ".join(changed))
