@@ -111,5 +111,5 @@ def _explain(request: Request, error: HTTPException) -> RequestError:
         allowed = (error.headers or {}).get("Allow", "")
         return WrongMethod("wrong_method", f"{quoted(path)} does not take {request.method}", f"use {allowed}")
     paths = [route.path for route in request.app.routes if isinstance(route, Route)]
-    public = [p for p in paths if not p.startswith("/page/")]
+    public = {p for p in paths if not p.startswith("/page/") and p != "/favicon.ico"}
     return NotFound("unknown_path", f"there is nothing at {quoted(path)}", nearest(path, public))

@@ -14,7 +14,7 @@ from serve.admission import Admission
 from serve.asgi import Body, ClientGone, header, send_error, send_json
 from serve.doorway import NOTES, REQUEST_ID
 from serve.engine import Probabilities
-from serve.errors import BadField, NotReady, RequestError
+from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
 from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.repository import Repository, ServedModel
@@ -68,6 +68,12 @@ class Classify:
         state = self._repository.state
         if state in _NOT_READY:
             raise NotReady(_NOT_READY[state])
+        if (encoding := header(scope, b"content-encoding").strip().lower()) not in ("", "identity"):
+            raise WrongContentType(
+                "wrong_content_encoding",
+                f"the body is encoded as {quoted(encoding)}",
+                "send it as it is: pictures are compressed already",
+            )
         self._admission.check()  # before the body is read: shedding load must be cheap
         raw = await body.read()
         read_s = time.perf_counter() - started

@@ -9,6 +9,7 @@ Every setting is a flag and an environment variable, such as SKIPVIT_MAX_BODY_BY
 
 import argparse
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from serve.app import create_app
 from serve.logs import set_up_logging
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {name: value for name, value in vars(args).items() if name != "models_dir" and value is not None}
         settings = Settings(**given)
     except ValidationError as error:
-        return _fail("; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()))
+        return _fail("; ".join(map(_explain, error.errors())))
     try:
         repository = Repository.open(args.models_dir, settings)
     except ArtifactError as error:
@@ -85,10 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
         repository.close()
-        return _fail(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-            "stop what listens there, or give another --port (0 takes a free one)"
-        )
+        taken = "stop what listens there, or give another --port (0 takes a free one)"
+        cure = taken if error.errno == errno.EADDRINUSE else "give another --host or --port"
+        return _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; {cure}")
     return _serve(settings, repository, listener)
 
 
@@ -125,6 +126,14 @@ def _listen(host: str, port: int) -> socket.socket:
 def _url(host: str, listener: socket.socket) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{listener.getsockname()[1]}/"
+
+
+def _explain(error: ErrorDetails) -> str:
+    """A bad setting by both of its names, with the value that came."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
+    name = str(error["loc"][0])
+    return f"--{name.replace('_', '-')} or SKIPVIT_{name.upper()} is {error['input']!r}: {error['msg']}"
 
 
 def _fail(message: str) -> int:

@@ -12,7 +12,7 @@ from serve.batcher import Batcher, BatchReport
 from serve.engine import Engine, OnnxCpuEngine
 from serve.errors import NotFound, nearest, quoted
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, ArtifactCorrupt, ArtifactMissing, Entry, model_names, read_entry
+from skipvit.artifacts import LABELS, ArtifactCorrupt, ArtifactMissing, Entry, model_names, read_entry, versions_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,10 @@ class Repository:
             ArtifactError: nothing is there, or something is wrong with it; the message names the file.
         """
         names = model_names(root)
+        if not names and versions_of(root):
+            raise ArtifactMissing(
+                f"{root} is one model, not a folder of models; give its parent, {root.resolve().parent}"
+            )
         if not names:
             raise ArtifactMissing(
                 f"{root} holds no model such as {root / 'NAME' / '1' / 'model.onnx'}; "

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     """JSON lines for machines, text for people; auto is text on a terminal."""
     access_log: bool = True
     """Whether to log every request."""
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _no_service_link(cls, port: object) -> object:
+        # Kubernetes and Docker set SKIPVIT_PORT=tcp://address:port in containers beside a service called skipvit.
+        return 8000 if isinstance(port, str) and port.startswith(("tcp://", "udp://")) else port
 
     @model_validator(mode="after")
     def _limits_fit_together(self) -> Self:

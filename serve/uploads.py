@@ -196,15 +196,16 @@ def _encoded_images(document: dict[str, Any]) -> list[tuple[str, Any]]:
 def _from_base64(text: Any, where: str) -> bytes:
     if not isinstance(text, str):
         raise BadField("bad_base64", f"{where!r} is a {_kind(text)}, not a string", "send the file's bytes in base64")
-    if text.startswith("data:"):  # what FileReader.readAsDataURL gives
+    if text[:5].lower() == "data:":  # what FileReader.readAsDataURL gives
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        # Many encoders wrap their lines, as the base64 program does.
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadField(
             "bad_base64",
             f"{where!r} is not base64 ({error})",
-            "encode the file's bytes in standard base64 with padding and without line breaks: base64 -w0 cat.jpg",
+            "encode the file's bytes in standard base64 with padding",
         ) from None
 
 

@@ -280,7 +280,10 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 def _read_bounded(path: Path, limit: int) -> bytes:
     if not path.is_file():  # a pipe or a device would be waited for
-        raise ArtifactMissing(f"{path} is not there, or is no file; copy it back or export the model again")
+        raise ArtifactMissing(
+            f"{path} is not there, or is no file; copy it back, export the model again, or move a folder that "
+            "is no export of skipvit's elsewhere"
+        )
     try:
         with path.open("rb") as file:
             raw = file.read(limit + 1)

@@ -20,7 +20,7 @@ export class Pad {
     this.onChange = onChange;
     canvas.addEventListener("pointerdown", (event) => this.#start(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.#end());
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => event.isPrimary && this.#end());
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => { this.#showCursor = false; this.#lift(); this.#paint(); });
     this.#paint();
@@ -66,7 +66,8 @@ export class Pad {
   }
 
   #start(event) {
-    if (event.button > 0) return;
+    // A palm or a second finger is no pen.
+    if (event.button > 0 || !event.isPrimary || this.#active) return;
     this.#canvas.setPointerCapture(event.pointerId);
     this.#showCursor = false;
     this.#active = [this.#at(event)];
@@ -75,7 +76,7 @@ export class Pad {
   }
 
   #move(event) {
-    if (!this.#active) return;
+    if (!this.#active || !event.isPrimary) return;
     const events = event.getCoalescedEvents?.() ?? [];
     for (const step of events.length ? events : [event]) this.#active.push(this.#at(step));
     this.#paint();

@@ -110,6 +110,7 @@ ERRORS = [
     ({"content": png(), "headers": PNG, "params": {"topk": "3"}}, 422, "unknown_field"),
     ({"content": png(), "headers": PNG, "params": [("top_k", "3")] * 20}, 422, "bad_query"),
     ({"content": png(), "headers": {"Content-Type": "text/plain"}}, 415, "wrong_content_type"),
+    ({"content": png(), "headers": {**PNG, "Content-Encoding": "gzip"}}, 415, "wrong_content_encoding"),
     ({"content": bytes(3000), "headers": PNG}, 413, "body_too_large"),
     ({"content": png(size=(40, 30)), "headers": PNG}, 413, "image_too_large"),
     ({"files": [("f", ("a", b"x"))] * 4}, 413, "too_many_files"),
@@ -153,6 +154,7 @@ def test_unknown_paths_and_methods(models_dir: Path) -> None:
         assert response.status_code == 404
         assert response.json()["error"]["code"] == "unknown_path"
         assert "did you mean '/v1/classify'?" in response.json()["error"]["hint"]
+        assert response.json()["error"]["hint"].count("/livez") == 1
         response = await client.get("/v1/classify")
         assert response.status_code == 405
         assert set(response.headers["allow"].split(", ")) == {"POST", "PUT"}

@@ -137,10 +137,22 @@ def test_a_taken_port(refused, models_dir: Path) -> None:  # type: ignore[no-unt
 
 
 def test_settings_that_make_no_sense(refused, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    assert "port: Input should be less than or equal to 65535" in refused([str(models_dir), "--port", "70000"])
-    assert "log_format" in refused([str(models_dir), "--log-format", "xml"])
+    message = refused([str(models_dir), "--port", "70000"])
+    assert "--port or SKIPVIT_PORT is '70000': Input should be less than or equal to 65535" in message
+    assert "--log-format or SKIPVIT_LOG_FORMAT is 'xml'" in refused([str(models_dir), "--log-format", "xml"])
     monkeypatch.setenv("SKIPVIT_MAX_PIXELS", "many")
-    assert "max_pixels: Input should be a valid integer" in refused([str(models_dir)])
+    assert "--max-pixels or SKIPVIT_MAX_PIXELS is 'many': Input should be a valid integer" in refused([str(models_dir)])
+
+
+def test_a_kubernetes_service_of_our_name_does_not_set_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPVIT_PORT", "tcp://10.96.0.12:8000")
+    assert Settings().port == 8000
+
+
+def test_a_host_that_is_not_here(refused, models_dir: Path) -> None:  # type: ignore[no-untyped-def]
+    message = refused([str(models_dir), "--host", "203.0.113.7", "--port", "0"])
+    assert "cannot listen on 203.0.113.7:0" in message
+    assert "give another --host or --port" in message
 
 
 def test_a_model_that_fails_to_warm_up_ends_the_server(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_an_input_of_floats(tmp_path: Path) -> None:
 def test_no_models_at_all(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"holds no model such as .* make one with"):
         Repository.open(tmp_path, SETTINGS)
+    write_model(tmp_path / "models")
+    with pytest.raises(ArtifactError, match="is one model, not a folder of models; give its parent"):
+        Repository.open(tmp_path / "models" / "shades", SETTINGS)
     with pytest.raises(ArtifactError, match="is not a folder"):
         Repository.open(tmp_path / "nowhere", SETTINGS)
     with pytest.raises(ValueError, match="at least one model"):

@@ -101,7 +101,7 @@ def test_non_finite_stops_the_run_before_it_spoils_the_weights(
 
     monkeypatch.setattr(loop, "backward", poisoned)
     with pytest.raises(
-        TrainingError, match=r"in step 6 \(epoch 0.3, lr .*lower optim.lr.*--resume goes back to step 4"
+        TrainingError, match=r"in step 6 \(epoch 0.3, lr .*start again in another --out with a lower optim.lr"
     ):
         run(tiny, tmp_path / "run")
     assert [p.name for p in (tmp_path / "run" / "state").iterdir()] == ["step-00000004"]
@@ -110,6 +110,7 @@ def test_non_finite_stops_the_run_before_it_spoils_the_weights(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.args.num_classes=5", r"model.args has num_classes, but the data decides: it has 10"),
         ("run.batch=1438", r"run.batch = 1438 is more than the 1437 training pictures"),
         ("model.name=vit_mikro_patch2_8", r"no model is named 'vit_mikro_patch2_8'; did you mean"),
         ("model.args.depht=3", r"model.name = 'skipat_micro_patch2_8' cannot be built: .*depht"),
@@ -141,3 +142,8 @@ def test_any_timm_model_trains(tiny: Path, folder: Path, tmp_path: Path) -> None
 def test_demo_recipe_reaches_its_accuracy(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     assert run(Path(name), tmp_path / "run").metrics["top1"] >= 0.96
+
+
+def test_parts_of_an_odd_size_cannot_be_mixed(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"run.batch = 63 over 1 processes and run.accumulate 1 gives parts of 63"):
+        run(tiny, tmp_path / "run", "augment.mixup=0.8", "run.batch=63")
