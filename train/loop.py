@@ -212,8 +212,8 @@ def picture_order(recipe: Recipe, pictures: int, process: Process) -> Order:
     part = run.batch // (process.world * run.accumulate)
     if (recipe.augment.mixup or recipe.augment.cutmix) and part % 2:
         raise RecipeError(
-            f"mixup and cutmix pair pictures: run.batch = {run.batch} over {process.world} processes and run.accumulate "
-            f"{run.accumulate} gives parts of {part}, which must be even"
+            f"mixup and cutmix pair pictures: run.batch = {run.batch} over {process.world} processes and "
+            f"run.accumulate {run.accumulate} gives parts of {part}, which must be even"
         )
     return Order(
         pictures,
