@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from skipvit import metrics as m
 from skipvit.artifacts import write_atomically as write
 from skipvit.checkpoints import CheckpointError, load_model
 from train.charts import confusion_chart, reliability_chart
+from train.denormals import flushed_denormals
 from train.distributed import StrategyError, processes
 from train.pictures import DataError, open_data
 from train.predict import predict
@@ -45,8 +45,7 @@ def measure(
             f"{data.uri} has {len(data.classes)} classes ({', '.join(data.classes[:3])} ...), {checkpoint} knows "
             f"{len(description.labels)} ({', '.join(description.labels[:3])} ...); give data with the same classes"
         )
-    torch.set_flush_denormal(True)
-    with processes(device) as process:
+    with flushed_denormals(), processes(device) as process:
         model.to(process.device)
         probabilities, labels = predict(model, data.held_out, description.preprocessing, process, batch, workers)
     confusion = m.confusion_matrix(labels, probabilities.argmax(axis=1), len(data.classes))

@@ -14,6 +14,7 @@ from skipvit.checkpoints import Checkpoint, save_checkpoint
 from skipvit.provenance import commit, versions_of
 from skipvit.transforms import Pixels, Preprocessing, stack
 from train import build
+from train.denormals import flushed_denormals
 from train.distributed import StrategyError, processes
 from train.loop import Trained, Training, TrainingError, fit
 from train.pictures import DataError, Dataset, Labels, Pictures, open_data
@@ -32,12 +33,11 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
     Raises:
         EXPECTED: anything the user can mend.
     """
-    torch.set_flush_denormal(True)  # averaged weights that decay to denormals make a CPU many times slower
     torch.set_float32_matmul_precision("high")
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     wall, cpu = time.perf_counter(), time.process_time()
-    with processes(recipe.run.device) as process:
+    with flushed_denormals(), processes(recipe.run.device) as process:
         data = open_data(recipe.data.uri)
         training = Training.of(recipe, data, process)
         if process.leads:  # not earlier: a recipe that cannot be trained leaves nothing behind
