@@ -16,7 +16,7 @@ from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
 from export.origin import Origin, pictures_of, synthetic_pictures
 from export.parity import Floats, Pictures, compare, torch_logits
 from export.triton_config import fits, triton_config
-from skipvit import artifacts, provenance
+from skipvit import artifacts, provenance, publishing
 from skipvit.artifacts import Manifest, Parity, Tensor
 from skipvit.complexity import count_macs, count_params
 
@@ -50,13 +50,13 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
         ValueError: name, version, labels or opset cannot be used.
     """
     artifacts.check_name(plan.name)
-    version = plan.version or artifacts.next_version(plan.root, plan.name)
+    version = plan.version or publishing.next_version(plan.root, plan.name)
     labels_text = _labels_text(origin, plan)
     _check_shared_files(origin, plan, labels_text)
     pictures = _pictures(origin, plan)
     parities: list[Parity] = []
     with (
-        artifacts.new_version(plan.root, plan.name, version) as staging,
+        publishing.new_version(plan.root, plan.name, version) as staging,
         tqdm(total=2 * len(plan.precisions), desc=plan.name, unit="step", leave=False) as bar,
     ):
         reference = _reference(origin, plan, pictures) if plan.verify else None
@@ -71,7 +71,7 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
             bar.update()
         manifest = _manifest(origin, plan, version, parities, staging, labels_text)
         _write_shared_files(origin, plan, labels_text)
-        artifacts.write_atomically(staging / artifacts.MANIFEST, manifest.to_json())
+        publishing.write_atomically(staging / artifacts.MANIFEST, manifest.to_json())
     return plan.root / plan.name / str(version), parities
 
 
@@ -156,7 +156,7 @@ def _manifest(
         versions=provenance.versions_of(_PACKAGES),
         models={p: _FILES[p] for p in plan.precisions},
         files={
-            **artifacts.hashes_of(staging),
+            **publishing.hashes_of(staging),
             artifacts.LABELS: hashlib.sha256(labels_text.encode()).hexdigest(),
         },
         parity=tuple(parities),
@@ -169,8 +169,8 @@ def _manifest(
 def _write_shared_files(origin: Origin, plan: Plan, labels_text: str) -> None:
     """labels.txt and config.pbtxt; the latter only once, as operators edit it."""
     folder = plan.root / plan.name
-    artifacts.write_atomically(folder / artifacts.LABELS, labels_text)
+    publishing.write_atomically(folder / artifacts.LABELS, labels_text)
     config = folder / artifacts.TRITON_CONFIG
     if not config.exists():
         file = _FILES[plan.precisions[0]]
-        artifacts.write_atomically(config, triton_config(plan.name, file, *_tensors(origin, plan)))
+        publishing.write_atomically(config, triton_config(plan.name, file, *_tensors(origin, plan)))

@@ -3,7 +3,7 @@
     models/<name>/config.pbtxt  labels.txt
     models/<name>/<version>/model.onnx  [model.fp16.onnx]  manifest.json
 
-Nothing here imports torch. Writing is atomic: a version folder appears complete or not at all. Reading trusts no byte
+Nothing here imports torch. skipvit.publishing writes what this module reads. Reading trusts no byte
 of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the error names the
 file at fault.
 
@@ -15,13 +15,7 @@ file at fault.
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -172,6 +166,17 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_version(version: int) -> int:
+    """Returns ``version`` if it may number a version.
+
+    Raises:
+        ValueError: it is below 1 or too long to be one.
+    """
+    if not _VERSION.fullmatch(str(version)):
+        raise ValueError(f"a version is a whole number from 1 up, of at most 18 digits, got {version}")
+    return version
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
@@ -292,65 +297,3 @@ def _read_bounded(path: Path, limit: int) -> bytes:
     if len(raw) > limit:
         raise ArtifactCorrupt(f"{path} is over {limit} bytes, which no such file of skipvit's is; export again")
     return raw
-
-
-# --- writing ---
-
-
-def next_version(root: Path, name: str) -> int:
-    """The version number that the next export of ``name`` gets: 1, or one more than the latest."""
-    versions = versions_of(root / check_name(name))
-    return versions[-1] + 1 if versions else 1
-
-
-@contextmanager
-def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
-    """Yields an empty folder to write a version into; it takes its place only if the block succeeds.
-
-    Raises:
-        ArtifactError: that version exists already, or appears meanwhile.
-        ValueError: the name or the version cannot be used.
-    """
-    model_folder = root / check_name(name)
-    if not _VERSION.fullmatch(str(version)):
-        raise ValueError(f"a version is a whole number from 1 up, of at most 18 digits, got {version}")
-    target = model_folder / str(version)
-    if target.exists():
-        raise ArtifactError(f"{target} exists; give another --version, or remove that folder first")
-    made_folder = not model_folder.exists()
-    model_folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_folder))
-    try:
-        staging.chmod(0o755)  # mkdtemp makes 0700, which a server under another user could not read
-        yield staging
-        try:
-            staging.rename(target)
-        except OSError as error:
-            raise ArtifactError(
-                f"{target} was written by another export meanwhile ({error.strerror}); run again"
-            ) from None
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        if made_folder:
-            with suppress(OSError):  # leaves the folder when somebody else wrote into it meanwhile
-                model_folder.rmdir()
-        raise
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name, then renames it into place."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def hashes_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in ``folder`` but the manifest, which will hold them."""
-    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}

@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from skipvit.artifacts import Evaluation, write_atomically
+from skipvit.artifacts import Evaluation
 from skipvit.models import create_model
+from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing
 
 Classes = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from skipvit.artifacts import write_atomically
+from skipvit.publishing import write_atomically
 
 METRICS = "metrics.jsonl"
 

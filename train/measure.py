@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from skipvit import metrics as m
-from skipvit.artifacts import write_atomically as write
 from skipvit.checkpoints import CheckpointError, load_model
+from skipvit.publishing import write_atomically as write
 from train.charts import confusion_chart, reliability_chart
 from train.denormals import flushed_denormals
 from train.distributed import StrategyError, processes

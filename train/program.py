@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipvit.artifacts import Evaluation, write_atomically
+from skipvit.artifacts import Evaluation
 from skipvit.checkpoints import Checkpoint, save_checkpoint
 from skipvit.provenance import commit, versions_of
+from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing, stack
 from train import build
 from train.denormals import flushed_denormals

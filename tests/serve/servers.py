@@ -25,12 +25,10 @@ from skipvit.artifacts import (
     MANIFEST,
     Manifest,
     Tensor,
-    hashes_of,
-    new_version,
     read_entry,
     sha256_of,
-    write_atomically,
 )
+from skipvit.publishing import hashes_of, new_version, write_atomically
 from skipvit.transforms import Pixels, Preprocessing
 
 CLASSES = 10

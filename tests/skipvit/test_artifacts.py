@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipvit import artifacts
+from skipvit import artifacts, publishing
 from skipvit.artifacts import (
     ArtifactCorrupt,
     ArtifactError,
@@ -52,12 +52,12 @@ def manifest_of(name: str = "digits", version: int = 1, files: dict[str, str] | 
 
 
 def write(root: Path, version: int = 1) -> Path:
-    with artifacts.new_version(root, "digits", version) as staging:
+    with publishing.new_version(root, "digits", version) as staging:
         (staging / "model.onnx").write_bytes(b"graph")
         labels = root / "digits" / "labels.txt"
         labels.write_text("nought\none\n")
-        files = {**artifacts.hashes_of(staging), "labels.txt": artifacts.sha256_of(labels)}
-        artifacts.write_atomically(staging / "manifest.json", manifest_of(version=version, files=files).to_json())
+        files = {**publishing.hashes_of(staging), "labels.txt": artifacts.sha256_of(labels)}
+        publishing.write_atomically(staging / "manifest.json", manifest_of(version=version, files=files).to_json())
     return root / "digits" / str(version)
 
 
@@ -71,15 +71,15 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_entry(tmp_path, "digits").manifest.version == 3
     assert artifacts.model_names(tmp_path) == ["digits"]
     assert artifacts.versions_of(tmp_path / "digits") == [1, 3]
-    assert artifacts.next_version(tmp_path, "digits") == 4
-    assert artifacts.next_version(tmp_path, "other") == 1
+    assert publishing.next_version(tmp_path, "digits") == 4
+    assert publishing.next_version(tmp_path, "other") == 1
     with pytest.raises(ArtifactMissing, match="has no fp16 model, only fp32; export it again with --precision fp16"):
         entry.model_path("fp16")
 
 
 def test_an_unfinished_version_is_never_seen(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with artifacts.new_version(tmp_path, "digits", 1) as staging:
+        with publishing.new_version(tmp_path, "digits", 1) as staging:
             (staging / "model.onnx").write_bytes(b"half")
             assert artifacts.model_names(tmp_path) == []
             raise RuntimeError("power cut")
@@ -93,7 +93,7 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path)
     with (
         pytest.raises(ArtifactError, match="exists; give another --version"),
-        artifacts.new_version(tmp_path, "digits", 1),
+        publishing.new_version(tmp_path, "digits", 1),
     ):
         pass
     assert (tmp_path / "digits" / "1" / "model.onnx").read_bytes() == b"graph"
@@ -108,7 +108,7 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="disk full"):
-        artifacts.write_atomically(path, "new")
+        publishing.write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
@@ -179,14 +179,14 @@ def test_only_plain_numbers_are_versions(tmp_path: Path) -> None:
         (tmp_path / "digits" / name).mkdir()
     assert artifacts.versions_of(tmp_path / "digits") == [1]
     for version in (0, -1, 10**18):
-        with pytest.raises(ValueError, match="whole number from 1 up"), artifacts.new_version(tmp_path, "a", version):
+        with pytest.raises(ValueError, match="whole number from 1 up"), publishing.new_version(tmp_path, "a", version):
             pass
     assert not (tmp_path / "a").exists()
 
 
 def test_two_exports_at_once_leave_one(tmp_path: Path) -> None:
     def racing() -> None:
-        with artifacts.new_version(tmp_path, "digits", 1) as staging:
+        with publishing.new_version(tmp_path, "digits", 1) as staging:
             (staging / "late").touch()
             write(tmp_path)
 
