@@ -30,7 +30,8 @@ def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_
     sample = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations; what it makes is compared below the line
+        # The exporter's own deprecations; what it makes is compared in export/parity.py.
+        warnings.simplefilter("ignore")
         _quiet_exporter()
         program = torch.onnx.export(
             model,

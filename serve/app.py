@@ -64,7 +64,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     add_status_routes(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
-    app.openapi = openapi_of(app)  # type: ignore[method-assign]
+    app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     paths = [route.path for route in app.routes if isinstance(route, Route)]
     app.add_middleware(Doorway, metrics=metrics, routes=paths, access_log=settings.access_log)

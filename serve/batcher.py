@@ -205,7 +205,7 @@ class Batcher:
             started = ticket.begin()
         try:
             rows = self._rows(batch)
-        except Exception as error:
+        except Exception as error:  # an engine's errors have no common base; the batch is tried one by one
             self._isolate(batch, error)
         except BaseException:
             self._waiting.extendleft(batch)  # this thread dies of it; _die answers for all that waits
@@ -236,7 +236,7 @@ class Batcher:
                     raise error
                 ticket.probabilities = self._rows([ticket])[0]
                 ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
-            except Exception:
+            except Exception:  # this is the picture that the engine fails on, and it fails alone
                 ticket.error = EngineFailed(
                     "engine_failed",
                     f"model {self.name!r} failed on this picture",

@@ -65,7 +65,7 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name:
         raise TooLarge(
             "image_too_large", f"{what} does not fit into this server's memory", "send a smaller picture"
         ) from None
-    except Exception as error:
+    except Exception as error:  # Pillow's parsers on hostile bytes raise anything, and all of it is a bad image
         if not isinstance(error, _EXPECTED):
             logger.warning("unusual error while decoding %s (%d bytes)", what, len(data), exc_info=error)
         raise _broken(data, what, error) from None

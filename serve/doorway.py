@@ -58,7 +58,7 @@ class Doorway:
             await self._app(scope, receive, send_with_headers)
         except ClientGone:
             pass
-        except Exception as error:
+        except Exception as error:  # the last line of defence: logged in full, answered without internals
             logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             if status == _CLIENT_CLOSED:
                 await send_error(send_with_headers, internal_error(), request_id)

@@ -92,8 +92,8 @@ class Metrics:
             "skipvit_queue_images", "Decoded pictures waiting for an engine", ["model"], registry=self.registry
         )
         for name in names:
-            ready_gauge.labels(name).set_function(lambda name=name: float(ready(name)))  # type: ignore[misc]
-            queue_gauge.labels(name).set_function(lambda name=name: float(waiting(name)))  # type: ignore[misc]
+            ready_gauge.labels(name).set_function(lambda name=name: float(ready(name)))  # type: ignore[misc]  # mypy cannot type the default
+            queue_gauge.labels(name).set_function(lambda name=name: float(waiting(name)))  # type: ignore[misc]  # mypy cannot type the default
 
     def watch_decoding(self, waiting: Callable[[], int]) -> None:
         """Adds a gauge of pictures that wait for a decode thread."""

@@ -85,7 +85,7 @@ class DecodeStage:
             ticket.pixels = decode(job.data, job.preprocessing, self._limits, job.name)
         except RequestError as error:
             ticket.error = error
-        except Exception as error:
+        except Exception as error:  # our own mistake fails one picture, never the thread that serves the rest
             logger.error("decoding failed", exc_info=error)
             ticket.error = internal_error()
         ticket.decode_s = time.perf_counter() - started

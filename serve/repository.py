@@ -125,14 +125,14 @@ class Repository:
         """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model."""
         self._state = "warming"
         for model in self.models.values():
-            model.batcher.start(deliver, lambda batch, model=model: report(model, batch))  # type: ignore[misc]
+            model.batcher.start(deliver, lambda batch, model=model: report(model, batch))  # type: ignore[misc]  # mypy cannot type the default
 
     def warm_up(self) -> None:
         """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set."""
         try:
             for model in self.models.values():
                 model.warm_up()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the server must report it and not become ready
             self.failure = error
             self._state = "failed"
             logger.critical("warm-up failed", exc_info=error)
