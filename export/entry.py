@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from export.deploy import DeployClassifier
 from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
-from export.origin import Origin, pictures_of, synthetic_pictures
 from export.parity import Floats, Pictures, compare, torch_logits
+from export.pictures import pictures_for
 from export.triton_config import fits, triton_config
 from skipvit import artifacts, provenance, publishing
 from skipvit.artifacts import Manifest, Parity, Tensor
 from skipvit.complexity import count_macs, count_params
+from skipvit.origin import Origin
 
 Precision = Literal["fp32", "fp16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
@@ -53,7 +54,7 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
     version = plan.version or publishing.next_version(plan.root, plan.name)
     labels_text = _labels_text(origin, plan)
     _check_shared_files(origin, plan, labels_text)
-    pictures = _pictures(origin, plan)
+    pictures = pictures_for(origin, plan.images)
     parities: list[Parity] = []
     with (
         publishing.new_version(plan.root, plan.name, version) as staging,
@@ -105,12 +106,6 @@ def _check_shared_files(origin: Origin, plan: Plan, labels_text: str) -> None:
             f"{config} describes another file or other shapes than this export's, and all versions share it; "
             "give another --name, or remove that file to have it written anew"
         )
-
-
-def _pictures(origin: Origin, plan: Plan) -> Pictures:
-    if plan.images is not None:
-        return pictures_of(plan.images, origin.preprocessing)
-    return origin.samples or synthetic_pictures(origin.preprocessing)
 
 
 def _write_graph(origin: Origin, precision: Precision, opset: int, path: Path) -> None:

@@ -23,7 +23,7 @@ if not __package__:  # run as a file: the repository root, not export/, goes fir
 from skipvit.artifacts import ArtifactError, Parity
 
 if TYPE_CHECKING:
-    from export.origin import Origin
+    from skipvit.origin import Origin
 
 _PRECISIONS = ("fp32", "fp16")
 
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
         from export.entry import Plan, export_entry
-        from export.origin import OriginError, read_labels, resolve
         from export.parity import ParityError
         from skipvit.checkpoints import CheckpointError
+        from skipvit.origin import OriginError, read_labels, resolve
     except ModuleNotFoundError as error:
         print(f"skipvit-to-onnx: {error.name} is not installed; run: pip install 'skipvit[export]'", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from tritonclient.grpc import model_config_pb2
 
-from export import origin, parity
+from export import parity
 from export.to_onnx import main
 from skipvit.artifacts import Evaluation, read_entry
 from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
@@ -285,16 +285,6 @@ def test_a_signal_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, stop: 
     assert "interrupted; nothing was written" in error
     assert "Traceback" not in error
     assert list((tmp_path / "m").rglob("*")) == []
-
-
-def test_timms_own_evaluation_rule_is_kept() -> None:
-    """A tag that was evaluated on squashed pictures is served squashed; one that we cannot honour is refused."""
-    model = create_model("vit_micro_patch2_8")
-    model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "squash"}
-    assert origin._preprocessing("x", model, {}).resize == "squash"
-    model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "border"}
-    with pytest.raises(origin.OriginError, match="crop_mode border"):
-        origin._preprocessing("x", model, {})
 
 
 @pytest.mark.parametrize(

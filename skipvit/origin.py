@@ -1,11 +1,13 @@
-"""Where a model to export comes from: a checkpoint of ours, or a name with weights from a file, a hub or nowhere."""
+"""Where a model comes from: a checkpoint of ours, or a name with weights from a file, a hub or nowhere.
+
+What is shared by the programs that take any model: the model, its preprocessing and labels, and pictures to show it.
+"""
 
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import ValidationError
@@ -13,34 +15,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from export.parity import Pictures
 from skipvit.artifacts import Evaluation
-from skipvit.checkpoints import DESCRIPTION, SAMPLES, load_model, read_samples
+from skipvit.checkpoints import DESCRIPTION, SAMPLES, Checkpoint, Classes, load_model, read_samples
 from skipvit.models import create_model
 from skipvit.models.timm_guard import timm
-from skipvit.transforms import Preprocessing, stack
+from skipvit.transforms import Pixels, Preprocessing
 
-_SYNTHETIC_IMAGES = 16
 _PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-_MAX_PICTURES = 256
 
 
 class OriginError(Exception):
     """The model, its weights, labels or pictures cannot be had; the message says what to give instead."""
 
 
+class Samples(NamedTuple):
+    """Evaluation pictures that a checkpoint brings: (B, H, W, 3) uint8, class indices (B,), and where they are from."""
+
+    images: Pixels
+    labels: Classes
+    source: str
+
+
 @dataclass(frozen=True)
 class Origin:
-    """A model in eval mode with all that a manifest says about it."""
+    """A model in eval mode on the CPU, with all that is known about it.
+
+    ``create_model(architecture, **model_args)`` builds it again, without its weights.
+    """
 
     model: nn.Module
     architecture: str
+    model_args: dict[str, Any]
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     weights_from: str
     default_name: str
     evaluation: Evaluation | None
-    samples: Pictures | None
+    samples: Samples | None
 
 
 def resolve(source: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
@@ -61,28 +72,32 @@ def resolve(source: str, weights: Path | None, pretrained: bool, model_args: dic
 
 def _from_checkpoint(folder: Path) -> Origin:
     model, checkpoint = load_model(folder)
-    samples = read_samples(folder)
-    evaluation = checkpoint.evaluation
-    pictures = None
-    if samples is not None:
-        of = evaluation.dataset if evaluation else "the checkpoint's set"
-        size = (checkpoint.preprocessing.height, checkpoint.preprocessing.width)
-        if samples[0].shape[1:3] != size:
-            raise OriginError(
-                f"{folder / SAMPLES} holds pictures of {samples[0].shape[1:3]}, the model takes {size}; "
-                "remove that file or give --images"
-            )
-        pictures = Pictures(samples[0], f"{len(samples[0])} evaluation pictures of {of}", real=True)
     return Origin(
         model=model,
         architecture=checkpoint.architecture,
+        model_args=checkpoint.model_args,
         preprocessing=checkpoint.preprocessing,
         labels=checkpoint.labels,
         weights_from=f"checkpoint {folder.resolve().name}, {checkpoint.epochs} epochs, commit {checkpoint.commit}",
         default_name=folder.resolve().name,
-        evaluation=evaluation,
-        samples=pictures,
+        evaluation=checkpoint.evaluation,
+        samples=_samples(folder, checkpoint),
     )
+
+
+def _samples(folder: Path, checkpoint: Checkpoint) -> Samples | None:
+    samples = read_samples(folder)
+    if samples is None:
+        return None
+    images, labels = samples
+    size = (checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+    if images.shape[1:3] != size:
+        raise OriginError(
+            f"{folder / SAMPLES} holds pictures of {images.shape[1:3]}, the model takes {size}; "
+            "remove that file or give pictures of your own"
+        )
+    of = checkpoint.evaluation.dataset if checkpoint.evaluation else "the checkpoint's set"
+    return Samples(images, labels, f"{len(images)} evaluation pictures of {of}")
 
 
 def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
@@ -107,6 +122,7 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
     return Origin(
         model=model,
         architecture=name,
+        model_args=model_args,
         preprocessing=_preprocessing(name, model, model_args),
         labels=_labels(model, pretrained),
         weights_from=where,
@@ -137,7 +153,7 @@ def _preprocessing(name: str, model: nn.Module, model_args: dict[str, Any]) -> P
     except ValidationError as error:
         first = error.errors()[0]
         raise OriginError(
-            f"{name}: timm's {'.'.join(map(str, first['loc']))} of it is not one that this export knows "
+            f"{name}: timm's {'.'.join(map(str, first['loc']))} of it is not one that skipvit knows "
             f"({first['msg']}, crop_mode {config['crop_mode']}, crop_pct {config['crop_pct']}); "
             "train a checkpoint instead"
         ) from None
@@ -180,34 +196,26 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise OriginError(f"{path} cannot be read as UTF-8 text ({error}); give one label a line") from None
 
 
-def pictures_of(folder: Path, preprocessing: Preprocessing) -> Pictures:
-    """Up to 256 pictures of a folder and those below it, in the order of their names.
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder and those below it, in the order of their names, not yet opened.
 
     Raises:
-        OriginError: there is none, or one cannot be read.
+        OriginError: there is none.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES)[:_MAX_PICTURES]
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES)
     if not paths:
-        raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another --images")
-    pixels = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels.append(preprocessing(image))
-        except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
-            raise OriginError(
-                f"{path} cannot be read as a picture ({error}); remove it or give other --images"
-            ) from None
-    return Pictures(stack(pixels), f"{len(paths)} pictures of {folder.name}", real=True)
+        raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another folder")
+    return paths
 
 
-def synthetic_pictures(preprocessing: Preprocessing) -> Pictures:
-    """Smooth random pictures, for a model that comes with none: fixed seed, all of the value range."""
-    rng = np.random.default_rng(0)
-    pixels = []
-    for _ in range(_SYNTHETIC_IMAGES):
-        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        smooth = Image.fromarray(coarse).resize((preprocessing.width, preprocessing.height), Image.Resampling.BICUBIC)
-        noise = rng.integers(-20, 21, (preprocessing.height, preprocessing.width, 3))
-        pixels.append(np.clip(np.asarray(smooth, dtype=np.int64) + noise, 0, 255).astype(np.uint8))
-    return Pictures(stack(pixels), f"{_SYNTHETIC_IMAGES} generated pictures", real=False)
+def open_picture(path: Path, preprocessing: Preprocessing) -> Pixels:
+    """One picture as the model takes it, (H, W, 3) uint8; Pillow's limit on pixels bounds what is decoded.
+
+    Raises:
+        OriginError: the file cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return preprocessing(image)
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        raise OriginError(f"{path} cannot be read as a picture ({error}); remove it or give other pictures") from None

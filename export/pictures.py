@@ -1,0 +1,40 @@
+"""The pictures that an exported file is compared on: the user's, the checkpoint's, or generated ones."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from export.parity import Pictures
+from skipvit.origin import Origin, open_picture, pictures_in
+from skipvit.transforms import Preprocessing, stack
+
+_SYNTHETIC_IMAGES = 16
+_MAX_PICTURES = 256
+
+
+def pictures_for(origin: Origin, folder: Path | None) -> Pictures:
+    """Up to 256 pictures of ``folder`` where one is given, else the checkpoint's samples, else generated ones.
+
+    Raises:
+        OriginError: the folder holds no picture, or one cannot be read.
+    """
+    if folder is not None:
+        paths = pictures_in(folder)[:_MAX_PICTURES]
+        images = stack([open_picture(path, origin.preprocessing) for path in paths])
+        return Pictures(images, f"{len(paths)} pictures of {folder.name}", real=True)
+    if origin.samples is not None:
+        return Pictures(origin.samples.images, origin.samples.source, real=True)
+    return synthetic_pictures(origin.preprocessing)
+
+
+def synthetic_pictures(preprocessing: Preprocessing) -> Pictures:
+    """Smooth random pictures, for a model that comes with none: fixed seed, all of the value range."""
+    rng = np.random.default_rng(0)
+    pixels = []
+    for _ in range(_SYNTHETIC_IMAGES):
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((preprocessing.width, preprocessing.height), Image.Resampling.BICUBIC)
+        noise = rng.integers(-20, 21, (preprocessing.height, preprocessing.width, 3))
+        pixels.append(np.clip(np.asarray(smooth, dtype=np.int64) + noise, 0, 255).astype(np.uint8))
+    return Pictures(stack(pixels), f"{_SYNTHETIC_IMAGES} generated pictures", real=False)
