@@ -25,6 +25,7 @@ from skipvit.artifacts import Evaluation
 from skipvit.models import create_model
 from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing
+from skipvit.weights import WeightsError, check_finite
 
 Classes = npt.NDArray[np.int64]
 
@@ -130,6 +131,10 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
         raise CheckpointError(f"{path} is not there; copy it back or train again") from None
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit {checkpoint.architecture}: {error}") from None
+    try:
+        check_finite(model.state_dict(), str(path))
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
     return model.eval(), checkpoint
 
 

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from skipvit.artifacts import Evaluation
@@ -20,6 +18,7 @@ from skipvit.checkpoints import DESCRIPTION, SAMPLES, Checkpoint, Classes, load_
 from skipvit.models import create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Pixels, Preprocessing
+from skipvit.weights import WeightsError, load_weights, read_state
 
 _PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -116,9 +115,9 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
         ) from None
     if not isinstance(getattr(model, "num_classes", None), int):
         raise OriginError(f"{name} with these arguments is no classifier; correct --model-arg")
+    where = "timm's hub" if pretrained else "random initialisation, seed 0"
     if weights is not None:
-        _load_weights(model, weights)
-    where = f"file {weights.name}" if weights else "timm's hub" if pretrained else "random initialisation, seed 0"
+        where = _load_weights(model, weights)
     return Origin(
         model=model,
         architecture=name,
@@ -159,21 +158,12 @@ def _preprocessing(name: str, model: nn.Module, model_args: dict[str, Any]) -> P
         ) from None
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, path: Path) -> str:
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = next((state[key] for key in ("state_dict_ema", "state_dict", "model") if key in state), state)
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-        model.load_state_dict(state, strict=True)
-    except FileNotFoundError:
-        raise OriginError(f"{path} is not there; give the path of a .safetensors or .pth file") from None
-    except (OSError, SafetensorError, RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise OriginError(f"{path} does not hold weights of this model: {error}") from None
-    except Exception as error:  # torch.load turns pickle's own errors and its refusals into many types
-        raise OriginError(f"{path} cannot be read safely as weights ({type(error).__name__}: {error})") from None
+        done = load_weights(model, read_state(path).tensors, str(path))
+    except WeightsError as error:
+        raise OriginError(str(error)) from None
+    return f"file {path.name}, {done}" if done else f"file {path.name}"
 
 
 def _labels(model: Any, pretrained: bool) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from skipvit.checkpoints import Checkpoint, CheckpointError, load_model, read_checkpoint, read_samples, save_checkpoint
 from skipvit.models import create_model
@@ -48,6 +49,14 @@ def test_round_trip(folder: Path) -> None:
 def test_a_checkpoint_without_samples(folder: Path) -> None:
     (folder / "samples.npz").unlink()
     assert read_samples(folder) is None
+
+
+def test_weights_that_diverged_are_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.2.phi.fc1.bias"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 of the 128 values of blocks\.2\.phi\.fc1\.bias are NaN or infinite"):
+        load_model(folder)
 
 
 def test_damage_is_named(folder: Path) -> None:

@@ -1,9 +1,16 @@
 """Where models come from: checkpoints, names and weight files, and what each is refused for."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from skipvit import origin
 from skipvit.models import create_model
+from skipvit.transforms import Preprocessing
 
 
 def test_timms_own_evaluation_rule_is_kept() -> None:
@@ -14,3 +21,41 @@ def test_timms_own_evaluation_rule_is_kept() -> None:
     model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "border"}
     with pytest.raises(origin.OriginError, match="crop_mode border"):
         origin._preprocessing("x", model, {})
+
+
+def test_a_name_with_a_file_says_where_the_weights_are_from(tmp_path: Path) -> None:
+    source = create_model("vit_micro_patch2_8", num_classes=3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    exact = origin.resolve("vit_micro_patch2_8", tmp_path / "w.safetensors", False, {"num_classes": 3})
+    assert exact.weights_from == "file w.safetensors"
+    assert torch.equal(exact.model.state_dict()["head.weight"], source.state_dict()["head.weight"])
+    assert (exact.labels, exact.samples) == (("class 0", "class 1", "class 2"), None)
+    assert not exact.model.training
+    larger = {"num_classes": 3, "img_size": 12}
+    resampled = origin.resolve("vit_micro_patch2_8", tmp_path / "w.safetensors", False, larger)
+    assert resampled.weights_from == "file w.safetensors, position embeddings resampled from 17 to 37 tokens"
+    assert (resampled.preprocessing.height, resampled.model_args) == (12, larger)
+    again = create_model(resampled.architecture, **resampled.model_args)
+    assert again.state_dict().keys() == resampled.model.state_dict().keys()
+    with pytest.raises(origin.OriginError, match=r"head\.weight is float32 \(3, 64\) and should be float32 \(10, 64\)"):
+        origin.resolve("vit_micro_patch2_8", tmp_path / "w.safetensors", False, {})
+
+
+def test_pictures_are_found_in_order_and_opened_as_the_model_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.png", "b/1.PNG", "a.jpg"):
+        Image.new("L", (20, 10), 77).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    paths = origin.pictures_in(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in paths] == ["a.jpg", "b/1.PNG", "b/2.png"]
+    pixels = origin.open_picture(paths[1], Preprocessing(height=4, width=6))
+    np.testing.assert_array_equal(pixels, np.full((4, 6, 3), 77, np.uint8))
+    with pytest.raises(origin.OriginError, match="holds no picture"):
+        origin.pictures_in(tmp_path / "nowhere")
+
+
+def test_pictures_too_large_to_decode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(origin.OriginError, match=r"large\.png cannot be read as a picture \(Image size"):
+        origin.open_picture(tmp_path / "large.png", Preprocessing(height=4, width=6))
