@@ -2,9 +2,11 @@
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from export import ops
 from export.deploy import DeployClassifier
@@ -13,7 +15,7 @@ from export.ops.domain import DOMAIN, VERSION
 MIN_OPSET, MAX_OPSET = 18, 20
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 _MAX_BATCH = 4096
-_OPS = (ops.token_dwconv_gelu, ops.eca_gate)
+_OPS = (ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid)
 
 
 def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_OPSET) -> onnx.ModelProto:
@@ -25,22 +27,38 @@ def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_
     Raises:
         ValueError: the opset is outside 18..20.
     """
+    sample = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    return module_to_graph(model, {INPUT: sample}, [LOGITS, PROBABILITIES], opset)
+
+
+def module_to_graph(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], opset: int = MAX_OPSET
+) -> onnx.ModelProto:
+    """Exports any module; our ops in it become nodes of domain skipvit with their bodies beside them.
+
+    Args:
+        module: takes and returns tensors, and the first axis of each is the batch, which stays dynamic.
+        inputs: a sample of each argument of ``forward``, by the argument's name. Batch 2 keeps it from being fixed.
+        outputs: names to give the outputs, in order.
+
+    Raises:
+        ValueError: the opset is outside 18..20.
+    """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ValueError(f"opset {opset} is outside {MIN_OPSET}..{MAX_OPSET}, the range that every target engine takes")
-    sample = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter's own deprecations; what it makes is compared in export/parity.py.
         warnings.simplefilter("ignore")
         _quiet_exporter()
         program = torch.onnx.export(
-            model,
-            (sample,),
+            module,
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes={"images": {0: batch}},
-            input_names=[INPUT],
-            output_names=[LOGITS, PROBABILITIES],
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            input_names=list(inputs),
+            output_names=list(outputs),
             custom_translation_table={op.TORCH_OP: op.record for op in _OPS},
             external_data=False,
             verbose=False,

@@ -1,5 +1,6 @@
 """skipvit's ops in ONNX: node, attributes, and a FunctionProto body that any engine can run."""
 
-from export.ops import eca_gate, token_dwconv_gelu
+import skipvit.ops  # noqa: F401 - registers the torch ops, which the modules below look up
+from export.ops import eca_gate, static_attention, token_dwconv_gelu, token_pyramid
 
-__all__ = ["eca_gate", "token_dwconv_gelu"]
+__all__ = ["eca_gate", "static_attention", "token_dwconv_gelu", "token_pyramid"]
