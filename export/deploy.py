@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipvit.models import SkipAtVisionTransformer
-from skipvit.models.skipat import AttentionBlock
+from skipvit.models import SkipVisionTransformer
+from skipvit.models.blocks import AttentionBlock
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing
 
@@ -75,7 +75,7 @@ def _scale_and_shift(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
 
 def _is_plain_vit(model: nn.Module) -> bool:
     """Whether the forward pass is the one that the rewrites below know."""
-    return type(model) in (_vit.VisionTransformer, SkipAtVisionTransformer) and not model.dynamic_img_size
+    return type(model) in (_vit.VisionTransformer, SkipVisionTransformer) and not model.dynamic_img_size
 
 
 def _foldable(model: Any) -> bool:

@@ -1,9 +1,12 @@
 """SkipAt's parametric function Φ (arXiv 2301.02240): Φ = ECA ∘ FC2 ∘ DwC ∘ FC1.
 
-Φ turns the attention output of an earlier layer into a stand-in for this layer's. It sees patch tokens only.
+Φ turns the attention output of an earlier layer into a stand-in for this layer's. It sees patch tokens only. Beside it
+stand the two that the paper compares it with: reuse as it is, and a depthwise convolution alone.
 
 Differences from the paper: none known; layer order, activations and sizes are those of the released code.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from skipvit.ops import eca_gate, token_dwconv_gelu
 
+PhiKind = Literal["phi", "identity", "dwconv"]
 _ECA_KERNEL = 3  # fixed in the released code, not ECA-Net's channel-dependent size
 
 
@@ -37,8 +41,7 @@ class Phi(nn.Module):
             raise ValueError(
                 f"Φ of {dim} channels with expansion {expansion} has no hidden channel; raise the expansion"
             )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"Φ needs an odd kernel size to keep the grid, got {kernel_size}; use 3, 5 or 7")
+        _check_kernel(kernel_size)
         self.fc1 = nn.Linear(dim, hidden, device=device, dtype=dtype)
         self.dwconv = nn.Conv2d(
             hidden, hidden, kernel_size, padding=kernel_size // 2, groups=hidden, device=device, dtype=dtype
@@ -54,3 +57,54 @@ class Phi(nn.Module):
         weight, bias = self.dwconv.weight.to(y.dtype), self.dwconv.bias.to(y.dtype)
         y = self.fc2(token_dwconv_gelu(y, weight, bias, grid[0], grid[1]))
         return y * eca_gate(y, self.eca.weight.to(y.dtype))
+
+
+class IdentityReuse(nn.Module):
+    """The paper's ablation: the earlier attention output as it is."""
+
+    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, n, d) to the same."""
+        return z
+
+
+class DepthwiseReuse(nn.Module):
+    """The paper's ablation: one depthwise r x r convolution over the grid, with bias, and nothing else."""
+
+    def __init__(
+        self, dim: int, kernel_size: int = 5, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        _check_kernel(kernel_size)
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
+
+    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patch tokens (B, n, d) in row-major order of ``grid`` to (B, n, d)."""
+        picture = z.view(z.shape[0], *grid, z.shape[2]).permute(0, 3, 1, 2)  # (B, n, d) -> (B, d, H, W), a view
+        return self.dwconv(picture).permute(0, 2, 3, 1).reshape(z.shape)  # (B, d, H, W) -> (B, n, d)
+
+
+def make_phi(
+    kind: PhiKind,
+    dim: int,
+    expansion: float,
+    kernel_size: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Φ, or one of its ablations.
+
+    Raises:
+        ValueError: no such kind, or sizes that cannot work.
+    """
+    if kind == "phi":
+        return Phi(dim, expansion, kernel_size, device=device, dtype=dtype)
+    if kind == "dwconv":
+        return DepthwiseReuse(dim, kernel_size, device=device, dtype=dtype)
+    if kind == "identity":
+        return IdentityReuse()
+    raise ValueError(f"phi is 'phi', 'identity' or 'dwconv', got {kind!r}")
+
+
+def _check_kernel(kernel_size: int) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"Φ needs an odd kernel size to keep the grid, got {kernel_size}; use 3, 5 or 7")

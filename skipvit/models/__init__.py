@@ -1,6 +1,7 @@
 """The models. Importing this package registers them with timm."""
 
 from skipvit.models.registry import create_model
-from skipvit.models.skipat import PAPER_SKIP, SkipAtVisionTransformer, check_skip
+from skipvit.models.spec import Spec
+from skipvit.models.vision_transformer import Choices, SkipVisionTransformer
 
-__all__ = ["PAPER_SKIP", "SkipAtVisionTransformer", "check_skip", "create_model"]
+__all__ = ["Choices", "SkipVisionTransformer", "Spec", "create_model"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from skipvit.models.skipat import SkipAtVisionTransformer
 from skipvit.models.timm_guard import timm
+from skipvit.models.vision_transformer import Choices, SkipVisionTransformer
 
 register_model = timm.models.register_model
 _create_vision_transformer = timm.models.vision_transformer._create_vision_transformer
@@ -67,31 +67,46 @@ _MICRO = _cfg(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
+_MICRO_SHAPE = {"img_size": 8, "patch_size": 2, "embed_dim": 64, "depth": 8, "num_heads": 4, "num_classes": 10}
+# ViT-T/S/B; DeiT without its distillation token is the same network.
+_SHAPES = {
+    "tiny": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+# SkipAt's is the released models' choice. For the others the abstract gives no numbers: DGSSA's blocks are the first
+# third, and GLAD's halves and quarters bring DeiT-S to about the 2.1 GMACs that the abstract's +121 % needs.
+_SPECS = {
+    "skipat": "skip:3-8",
+    "dgssa": "static:0-3",
+    "glad": "tokens:1/2@3,1/4@6",
+    "dgssa_glad": "static:0-2 tokens:1/2@3,1/4@6",
+}
+# The same shares of 8 blocks and 16 patches; Φ's kernel is 3 on a 4 x 4 grid.
+_MICRO_SPECS = {
+    "skipat": "skip:2-5",
+    "dgssa": "static:0-2",
+    "glad": "tokens:1/2@2,1/4@4",
+    "dgssa_glad": "static:0-1 tokens:1/2@2,1/4@4",
+}
+_PRESETS: dict[str, dict[str, Any]] = {
+    **{f"{family}_micro_patch2_8": {**_MICRO_SHAPE, "spec": spec, "phi_kernel_size": 3}
+       for family, spec in _MICRO_SPECS.items()},
+    **{f"{family}_{size}_patch16_{pixels}": {**shape, "img_size": pixels, "spec": spec}
+       for family, spec in _SPECS.items() for size, shape in _SHAPES.items() for pixels in (224, 384)},
+}  # fmt: skip
+
+
+def _input_of(name: str) -> dict[str, Any]:
+    if "micro" in name:
+        return _MICRO
+    return _cfg(input_size=(3, 384, 384), crop_pct=1.0) if name.endswith("384") else _cfg()
+
 
 # register_model looks for this name in the module of each entry point.
 default_cfgs = timm.models.generate_default_cfgs(
-    {
-        "vit_micro_patch2_8": _MICRO,
-        "skipat_micro_patch2_8": _MICRO,
-        "skipat_tiny_patch16_224": _cfg(),
-        "skipat_small_patch16_224": _cfg(),
-        "skipat_base_patch16_224": _cfg(),
-    }
+    {"vit_micro_patch2_8": _MICRO, "converted_vit": _cfg(), **{name: _input_of(name) for name in _PRESETS}}
 )
-
-
-def _create_skipat(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    return timm.models.build_model_with_cfg(
-        SkipAtVisionTransformer,
-        name,
-        pretrained,
-        pretrained_filter_fn=timm.models.vision_transformer.checkpoint_filter_fn,
-        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
-        **kwargs,
-    )
-
-
-_MICRO_SHAPE = {"img_size": 8, "patch_size": 2, "embed_dim": 64, "depth": 8, "num_heads": 4, "num_classes": 10}
 
 
 @register_model
@@ -101,28 +116,39 @@ def vit_micro_patch2_8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
-def skipat_micro_patch2_8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """The demo's SkipAt: the middle half of 8 blocks skips, and Φ's kernel is 3 on a 4 x 4 grid."""
-    skipping = {"skip": (2, 3, 4, 5), "phi_kernel_size": 3}
-    return _create_skipat("skipat_micro_patch2_8", pretrained, **{**_MICRO_SHAPE, **skipping, **kwargs})
+def converted_vit(pretrained: bool = False, base: str = "", spec: str = "", **kwargs: Any) -> nn.Module:
+    """A plain ViT of timm's or ours under a spec; what skipvit-convert leaves behind.
+
+    Args:
+        base: the name of the ViT.
+        spec: see skipvit/models/spec.py; further arguments are those of `Choices` and of the ViT.
+
+    Raises:
+        ValueError: the ViT does not exist or cannot take the spec, or pretrained weights were asked for.
+    """
+    if pretrained or not base:
+        raise ValueError("converted_vit needs base='vit_...' and a spec, and has no pretrained weights of its own")
+    choices = Choices(**{key: kwargs.pop(key) for key in Choices.__dataclass_fields__ if key in kwargs})
+    kwargs = {key: value for key, value in kwargs.items() if key not in _WEIGHT_SOURCES}  # timm passes its defaults
+    return SkipVisionTransformer.from_vit(create_model(base, **kwargs), spec, choices)
 
 
-@register_model
-def skipat_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SkipAt-T/16 of the paper, blocks 3 to 8 skipping."""
-    shape = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3}
-    return _create_skipat("skipat_tiny_patch16_224", pretrained, **{**shape, **kwargs})
+def _register(name: str, preset: dict[str, Any]) -> None:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return timm.models.build_model_with_cfg(
+            SkipVisionTransformer,
+            name,
+            pretrained,
+            pretrained_filter_fn=timm.models.vision_transformer.checkpoint_filter_fn,
+            feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
+            **{**preset, **kwargs},
+        )
+
+    # timm takes an entry point's name from the function
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"``{preset['spec']}``, {preset['embed_dim']} channels, {preset['depth']} blocks."
+    globals()[name] = register_model(create)
 
 
-@register_model
-def skipat_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SkipAt-S/16 of the paper, blocks 3 to 8 skipping."""
-    shape = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
-    return _create_skipat("skipat_small_patch16_224", pretrained, **{**shape, **kwargs})
-
-
-@register_model
-def skipat_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SkipAt-B/16 of the paper, blocks 3 to 8 skipping."""
-    shape = {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-    return _create_skipat("skipat_base_patch16_224", pretrained, **{**shape, **kwargs})
+for _name, _preset in _PRESETS.items():
+    _register(_name, _preset)

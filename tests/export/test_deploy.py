@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from export.deploy import ClassTokenBlock, DeployClassifier, Normalise, SplitAttention
-from skipvit.models import SkipAtVisionTransformer, create_model
+from skipvit.models import SkipVisionTransformer, create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing
 
@@ -60,7 +60,7 @@ def assert_deploys_exactly(model: nn.Module) -> DeployClassifier:
     ids=str,
 )
 def test_rewrites_are_exact(skip: tuple[int, ...], options: dict[str, Any]) -> None:
-    assert_deploys_exactly(randomised(SkipAtVisionTransformer(**SMALL, skip=skip, **options)))
+    assert_deploys_exactly(randomised(SkipVisionTransformer(**SMALL, skip=skip, **options)))
 
 
 def test_the_class_token_alone_is_computed_in_the_last_block() -> None:

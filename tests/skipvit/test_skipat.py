@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from skipvit.complexity import count_macs, count_params
 from skipvit.layers.phi import Phi
-from skipvit.models import SkipAtVisionTransformer, create_model
+from skipvit.models import SkipVisionTransformer, create_model
 from skipvit.models.timm_guard import timm
 
 SMALL = {"img_size": (8, 12), "patch_size": 2, "embed_dim": 24, "depth": 6, "num_heads": 3, "num_classes": 5}
 
 
-def small(skip: Sequence[int] = (2, 3), **kwargs: object) -> SkipAtVisionTransformer:
+def small(skip: Sequence[int] = (2, 3), **kwargs: object) -> SkipVisionTransformer:
     torch.manual_seed(0)
-    return SkipAtVisionTransformer(**{**SMALL, **kwargs}, skip=skip).eval()
+    return SkipVisionTransformer(**{**SMALL, **kwargs}, skip=skip).eval()
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -82,12 +82,12 @@ def phi_by_hand(phi: Phi, z: Tensor, grid: tuple[int, int]) -> Tensor:
     return y * gate
 
 
-def logits_by_hand(model: SkipAtVisionTransformer, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def logits_by_hand(model: SkipVisionTransformer, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """The paper's equations block by block, sharing only weights with the model."""
     p = model.num_prefix_tokens
     x = model._pos_embed(model.patch_embed(x))
     for index, block in enumerate(model.blocks):
-        if index in model.skip:
+        if index in model.spec.skip:
             z = torch.cat([z[:, :p], phi_by_hand(block.phi, z[:, p:], grid)], dim=1)  # noqa: F821 - block 0 computes
         else:
             z = block.attn(block.norm1(x))
@@ -112,7 +112,7 @@ def test_logits_follow_the_equations(skip: set[int], h: int, w: int, reg: int, B
     torch.testing.assert_close(model(x), logits_by_hand(model, x, (h, w)), rtol=1e-12, atol=1e-12)
 
 
-def attention_outputs(model: SkipAtVisionTransformer, x: Tensor) -> list[Tensor]:
+def attention_outputs(model: SkipVisionTransformer, x: Tensor) -> list[Tensor]:
     """Ẑ after each block."""
     found: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda _m, _i, out: found.append(out[1])) for block in model.blocks]
@@ -240,7 +240,7 @@ def test_export_and_compile_see_one_graph() -> None:
 )
 def test_impossible_models_are_refused(kwargs: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        SkipAtVisionTransformer(**{**SMALL, **kwargs})
+        SkipVisionTransformer(**{**SMALL, **kwargs})
 
 
 def test_the_last_block_may_skip_under_mean_pooling_until_the_head_is_changed() -> None:
