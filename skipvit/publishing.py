@@ -1,4 +1,4 @@
-"""Writing into a model repository, and elsewhere: a file or a version appears complete, or not at all."""
+"""Writing into a model repository, and elsewhere: a file or a folder appears complete, or not at all."""
 
 import os
 import secrets
@@ -25,13 +25,25 @@ def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
         ArtifactError: that version exists already, or appears meanwhile.
         ValueError: the name or the version cannot be used.
     """
-    model_folder = root / check_name(name)
-    target = model_folder / str(check_version(version))
+    with new_folder(root / check_name(name) / str(check_version(version)), "--version") as staging:
+        yield staging
+
+
+@contextmanager
+def new_folder(target: Path, option: str = "--out") -> Iterator[Path]:
+    """Yields an empty folder beside ``target`` to write into; it takes that name only if the block succeeds.
+
+    Args:
+        option: of the program, with which the user can give another target.
+
+    Raises:
+        ArtifactError: the target exists already, or appears meanwhile.
+    """
     if target.exists():
-        raise ArtifactError(f"{target} exists; give another --version, or remove that folder first")
-    made_folder = not model_folder.exists()
-    model_folder.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_folder))
+        raise ArtifactError(f"{target} exists; give another {option}, or remove that folder first")
+    made_parent = not target.parent.exists()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
     try:
         staging.chmod(0o755)  # mkdtemp makes 0700, which a server under another user could not read
         yield staging
@@ -39,13 +51,13 @@ def new_version(root: Path, name: str, version: int) -> Iterator[Path]:
             staging.rename(target)
         except OSError as error:
             raise ArtifactError(
-                f"{target} was written by another export meanwhile ({error.strerror}); run again"
+                f"{target} was written by another run meanwhile ({error.strerror}); run again"
             ) from None
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        if made_folder:
+        if made_parent:
             with suppress(OSError):  # leaves the folder when somebody else wrote into it meanwhile
-                model_folder.rmdir()
+                target.parent.rmdir()
         raise
 
 

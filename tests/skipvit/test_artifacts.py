@@ -190,7 +190,7 @@ def test_two_exports_at_once_leave_one(tmp_path: Path) -> None:
             (staging / "late").touch()
             write(tmp_path)
 
-    with pytest.raises(ArtifactError, match="was written by another export meanwhile"):
+    with pytest.raises(ArtifactError, match="was written by another run meanwhile"):
         racing()
     assert sorted(p.name for p in (tmp_path / "digits").iterdir()) == ["1", "labels.txt"]
     assert read_entry(tmp_path, "digits").model_path().read_bytes() == b"graph"
