@@ -19,7 +19,7 @@ from export.triton_config import fits, triton_config
 from skipvit import artifacts, provenance, publishing
 from skipvit.artifacts import Manifest, Parity, Tensor
 from skipvit.complexity import count_macs, count_params
-from skipvit.origin import Origin
+from skipvit.origin import Origin, check_labels
 
 Precision = Literal["fp32", "fp16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
@@ -47,8 +47,8 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
     Raises:
         ArtifactError: the version exists, or contradicts what all versions of the model share.
         ParityError: a file strays from the model; nothing is left behind.
-        OriginError: the pictures to compare on cannot be read.
-        ValueError: name, version, labels or opset cannot be used.
+        OriginError: the labels cannot be used, or the pictures to compare on cannot be read.
+        ValueError: name, version or opset cannot be used.
     """
     artifacts.check_name(plan.name)
     version = plan.version or publishing.next_version(plan.root, plan.name)
@@ -83,12 +83,7 @@ def _labels_text(origin: Origin, plan: Plan) -> str:
             f"{origin.architecture} has no classifier head, only features; "
             "give --model-arg num_classes=N, and --weights of a model that has one"
         )
-    if len(plan.labels) != classes:
-        raise ValueError(
-            f"the model has {classes} classes, but {len(plan.labels)} labels were given; give one for each"
-        )
-    if any(len(label.splitlines()) != 1 or not label.strip() for label in plan.labels):
-        raise ValueError("a label is empty or has a line break in it; labels.txt holds one a line")
+    check_labels(plan.labels, classes)
     return "".join(f"{label}\n" for label in plan.labels)
 
 

@@ -33,6 +33,9 @@ SCHEMA_VERSION = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "checkpoint.json"
 SAMPLES = "samples.npz"
+CONVERTED_FROM = (
+    "converted_from"  # in the recipe of a checkpoint that was not trained but converted: from what, in words
+)
 
 
 class CheckpointError(Exception):

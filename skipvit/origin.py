@@ -4,6 +4,7 @@ What is shared by the programs that take any model: the model, its preprocessing
 """
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from skipvit.artifacts import Evaluation
-from skipvit.checkpoints import DESCRIPTION, SAMPLES, Checkpoint, Classes, load_model, read_samples
+from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, SAMPLES, Checkpoint, Classes, load_model, read_samples
 from skipvit.models import create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Pixels, Preprocessing
@@ -77,11 +78,16 @@ def _from_checkpoint(folder: Path) -> Origin:
         model_args=checkpoint.model_args,
         preprocessing=checkpoint.preprocessing,
         labels=checkpoint.labels,
-        weights_from=f"checkpoint {folder.resolve().name}, {checkpoint.epochs} epochs, commit {checkpoint.commit}",
+        weights_from=f"checkpoint {folder.resolve().name}, {_history(checkpoint)}, commit {checkpoint.commit}",
         default_name=folder.resolve().name,
         evaluation=checkpoint.evaluation,
         samples=_samples(folder, checkpoint),
     )
+
+
+def _history(checkpoint: Checkpoint) -> str:
+    source = checkpoint.recipe.get(CONVERTED_FROM)
+    return f"converted from {source}" if isinstance(source, str) else f"{checkpoint.epochs} epochs"
 
 
 def _samples(folder: Path, checkpoint: Checkpoint) -> Samples | None:
@@ -113,7 +119,8 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
         raise OriginError(
             f"{name} cannot be built {weighed} and {asked}: {error}; correct --model-arg, or leave --pretrained out"
         ) from None
-    if not isinstance(getattr(model, "num_classes", None), int):
+    classes = getattr(model, "num_classes", None)
+    if not isinstance(classes, int):
         raise OriginError(f"{name} with these arguments is no classifier; correct --model-arg")
     where = "timm's hub" if pretrained else "random initialisation, seed 0"
     if weights is not None:
@@ -122,8 +129,8 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
         model=model,
         architecture=name,
         model_args=model_args,
-        preprocessing=_preprocessing(name, model, model_args),
-        labels=_labels(model, pretrained),
+        preprocessing=evaluation_preprocessing(name, model, model_args),
+        labels=class_names(classes, imagenet=pretrained),
         weights_from=where,
         default_name=name.split(".")[0],
         evaluation=None,
@@ -131,8 +138,12 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
     )
 
 
-def _preprocessing(name: str, model: nn.Module, model_args: dict[str, Any]) -> Preprocessing:
-    """timm's evaluation settings of a model, at the size it was built for."""
+def evaluation_preprocessing(name: str, model: nn.Module, model_args: Mapping[str, Any]) -> Preprocessing:
+    """timm's evaluation settings of a model, at the size it was built for.
+
+    Raises:
+        OriginError: they are not among those that we know.
+    """
     config = timm.data.resolve_model_data_config(model)
     _, height, width = config["input_size"]
     if "img_size" in model_args:
@@ -166,12 +177,12 @@ def _load_weights(model: nn.Module, path: Path) -> str:
     return f"file {path.name}, {done}" if done else f"file {path.name}"
 
 
-def _labels(model: Any, pretrained: bool) -> tuple[str, ...]:
-    classes = int(model.num_classes)
-    if pretrained and classes == 1000:
+def class_names(count: int, imagenet: bool) -> tuple[str, ...]:
+    """ImageNet-1K's names where the classes are its 1000, else "class 0", "class 1" ..."""
+    if imagenet and count == 1000:
         info = timm.data.ImageNetInfo()
-        return tuple(info.index_to_description(index) for index in range(classes))
-    return tuple(f"class {index}" for index in range(classes))
+        return tuple(info.index_to_description(index) for index in range(count))
+    return tuple(f"class {index}" for index in range(count))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -184,6 +195,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
         return tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise OriginError(f"{path} cannot be read as UTF-8 text ({error}); give one label a line") from None
+
+
+def check_labels(labels: Sequence[str], classes: int) -> None:
+    """Raises OriginError where there is not one label for each class, each on a line of its own."""
+    if len(labels) != classes:
+        raise OriginError(f"the model has {classes} classes, but {len(labels)} labels were given; give one for each")
+    if any(len(label.splitlines()) != 1 or not label.strip() for label in labels):
+        raise OriginError("a label is empty or has a line break in it; labels.txt holds one a line")
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -28,7 +28,14 @@ def test_every_console_command_answers_help(capsys: object) -> None:
     import pytest
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(scripts) == {"skipvit-train", "skipvit-evaluate", "skipvit-to-onnx", "skipvit-serve", "skipvit-bench"}
+    assert set(scripts) == {
+        "skipvit-train",
+        "skipvit-evaluate",
+        "skipvit-convert",
+        "skipvit-to-onnx",
+        "skipvit-serve",
+        "skipvit-bench",
+    }
     for target in scripts.values():
         module, _, function = target.partition(":")
         with pytest.raises(SystemExit, match="0"):

@@ -39,7 +39,7 @@ def measure(
         EXPECTED: the checkpoint or the data cannot be used, or their classes differ.
     """
     model, description = load_model(checkpoint)
-    data = open_data(uri or description.recipe["data"]["uri"])
+    data = open_data(uri or _trained_on(description.recipe, checkpoint))
     if data.classes != description.labels:
         raise DataError(
             f"{data.uri} has {len(data.classes)} classes ({', '.join(data.classes[:3])} ...), {checkpoint} knows "
@@ -60,6 +60,13 @@ def measure(
     }
     reliability = m.reliability(probabilities, labels)
     return report, Figures(confusion, reliability, data.classes, f"{description.architecture} on {data.held_out_name}")
+
+
+def _trained_on(recipe: dict[str, Any], checkpoint: Path) -> str:
+    uri = (recipe.get("data") or {}).get("uri")
+    if not isinstance(uri, str):
+        raise DataError(f"{checkpoint} does not say what it was trained on; give --data")
+    return uri
 
 
 def draw(out: Path, figures: Figures) -> None:

@@ -17,10 +17,10 @@ def test_timms_own_evaluation_rule_is_kept() -> None:
     """A tag that was evaluated on squashed pictures is served squashed; one that we cannot honour is refused."""
     model = create_model("vit_micro_patch2_8")
     model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "squash"}
-    assert origin._preprocessing("x", model, {}).resize == "squash"
+    assert origin.evaluation_preprocessing("x", model, {}).resize == "squash"
     model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "border"}
     with pytest.raises(origin.OriginError, match="crop_mode border"):
-        origin._preprocessing("x", model, {})
+        origin.evaluation_preprocessing("x", model, {})
 
 
 def test_a_name_with_a_file_says_where_the_weights_are_from(tmp_path: Path) -> None:
