@@ -4,6 +4,7 @@ The rewrites are exact in real arithmetic, and each is there because it was meas
   - normalisation is folded into the patch embedding, so the graph starts from the bytes of the picture;
   - linear layers act on 2-D tokens, which export as Gemm with its bias inside;
   - q, k and v are three products, q's already scaled: no split of a packed tensor, no extra multiplication;
+  - static attention and static pyramids are constant matrices, with no softmax at run time;
   - under a class-token head the last block computes the class token's row only.
 A model that is not a ViT of timm's or ours is deployed as it is, with normalisation in front.
 """
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.constant_matrices import ConstantAttention, ConstantPyramid, foldable
 from skipvit.models import SkipVisionTransformer
 from skipvit.models.blocks import AttentionBlock
 from skipvit.models.timm_guard import timm
@@ -97,8 +99,14 @@ def _fold_normalisation(model: Any, preprocessing: Preprocessing) -> None:
 
 def _rewrite_vit(model: Any) -> None:
     for block in model.blocks:
-        if _known_attention(getattr(block, "attn", None)):
-            block.attn = SplitAttention(block.attn)
+        attention: Any = getattr(block, "attn", None)
+        if foldable(attention):
+            block.attn = ConstantAttention(attention)
+        elif _known_attention(attention):
+            block.attn = SplitAttention(attention)
+    for key, pyramid in getattr(model, "pyramids", {}).items():
+        if foldable(pyramid):
+            model.pyramids[key] = ConstantPyramid(pyramid)
     last = model.blocks[-1]
     reads_class_token_only = model.global_pool == "token" and model.attn_pool is None
     if reads_class_token_only and type(last) in (_vit.Block, AttentionBlock) and _known_attention(last.attn):
@@ -106,7 +114,7 @@ def _rewrite_vit(model: Any) -> None:
 
 
 def _known_attention(attention: Any) -> bool:
-    if isinstance(attention, SplitAttention):
+    if isinstance(attention, SplitAttention | ConstantAttention):
         return True
     return type(attention) is _Attention and attention.gate is None and isinstance(attention.norm, nn.Identity)
 

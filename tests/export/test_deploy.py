@@ -63,6 +63,35 @@ def test_rewrites_are_exact(skip: tuple[int, ...], options: dict[str, Any]) -> N
     assert_deploys_exactly(randomised(SkipVisionTransformer(**SMALL, skip=skip, **options)))
 
 
+@pytest.mark.parametrize(
+    "spec",
+    ["static:0-1", "tokens:12@1,6@2", "static:0 skip:2 tokens:12@2", "static:0-3", "static:1-3 tokens:6@1"],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"static_class_row": "dynamic"},
+        {"static_class_row": "dynamic", "qkv_bias": False, "reg_tokens": 1},
+        {"static_class_row": "dynamic", "qk_norm": True},
+        {"static_form": "factorised", "static_rank": 3},
+        {"pyramid": "content"},
+        {"global_pool": "avg", "class_token": False},
+        {"scale_attn_norm": True, "init_values": 0.5},
+    ],
+    ids=str,
+)
+def test_rewrites_of_static_attention_and_pyramids_are_exact(spec: str, options: dict[str, Any]) -> None:
+    deployed = assert_deploys_exactly(randomised(SkipVisionTransformer(**SMALL, spec=spec, **options)))
+    left = [name for name, _ in deployed.named_parameters() if "logits" in name]
+    assert bool(left) == (options.get("pyramid") == "content" and "tokens" in spec) or "qk_norm" in options
+
+
+def test_a_guided_attention_is_not_folded_into_what_it_is_not() -> None:
+    model = SkipVisionTransformer(**SMALL, spec="static:0-1", static_guided=True)
+    assert_deploys_exactly(randomised(model))
+
+
 def test_the_class_token_alone_is_computed_in_the_last_block() -> None:
     deployed = assert_deploys_exactly(randomised(timm.models.VisionTransformer(**SMALL)))
     blocks: Any = deployed.model.get_submodule("blocks")
