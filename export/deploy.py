@@ -49,7 +49,8 @@ class DeployClassifier(nn.Module):
         self.model = _flatten_linears(model).to(dtype)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = images.permute(0, 3, 1, 2).float()  # (B, H, W, 3) -> (B, 3, H, W)
+        # Cast first: TensorRT takes uint8 as an input and knows no other operation on it.
+        x = images.float().permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
         logits = self.model(self.normalise(x).to(self.dtype)).float()
         return logits, logits.softmax(dim=-1)
 
