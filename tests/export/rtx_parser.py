@@ -1,0 +1,58 @@
+"""Parses an ONNX file with TensorRT-RTX, builds an engine plan from it, and prints what came of it as JSON.
+
+A program of its own, because some failures of the parser end the process. Neither step needs a GPU.
+
+    python rtx_parser.py model.onnx
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tensorrt_rtx as trt
+
+LARGEST_BATCH = 8
+
+
+class Log(trt.ILogger):  # type: ignore[misc] - the bindings have no types
+    """Warnings and errors to stderr, where a failing test shows them."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+
+    def log(self, severity: Any, message: str) -> None:
+        if severity <= trt.ILogger.Severity.WARNING:
+            print(severity, message, file=sys.stderr)
+
+
+def describe(tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype.name}
+
+
+def main(path: Path) -> dict[str, Any]:
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(path.read_bytes()):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        return {"errors": [{"op": error.node_operator(), "text": error.desc()} for error in errors]}
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for tensor in inputs:
+        rest = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *rest), (2, *rest), (LARGEST_BATCH, *rest))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    return {
+        "errors": [],
+        "inputs": [describe(tensor) for tensor in inputs],
+        "outputs": [describe(network.get_output(i)) for i in range(network.num_outputs)],
+        "layers": sorted({network.get_layer(i).type.name for i in range(network.num_layers)}),
+        "plan_bytes": 0 if plan is None else plan.nbytes,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

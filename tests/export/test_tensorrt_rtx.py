@@ -1,0 +1,157 @@
+"""Our graphs through TensorRT-RTX's ONNX parser and builder, which run without a GPU. No engine is run."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export import ops
+from export.deploy import DeployClassifier
+from export.graph import to_graph
+from export.ops.domain import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
+from skipvit.models import create_model
+from skipvit.transforms import Preprocessing
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'skipvit[trt-rtx]'"
+)
+ROOT = Path(__file__).resolve().parents[2]
+Shape = tuple[int, ...]
+
+
+def through_tensorrt(graph: onnx.ModelProto, folder: Path) -> dict[str, Any]:
+    """What rtx_parser.py reports, in a process of its own."""
+    path = folder / "model.onnx"
+    onnx.save(graph, path)
+    command = [sys.executable, str(Path(__file__).with_name("rtx_parser.py")), str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def alone(body: onnx.FunctionProto, dtype: int, shapes: dict[str, Shape], ints: dict[str, int]) -> onnx.ModelProto:
+    """One node of ours with its body. What has a batch axis, shown by -1, is an input, the rest are initializers."""
+    node = onnx.helper.make_node(body.name, list(shapes), ["y"], domain=DOMAIN, **ints, **PLUGIN_ATTRIBUTES)
+    constants = [
+        onnx.numpy_helper.from_array(np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(dtype)), name)
+        for name, shape in shapes.items()
+        if shape[0] != -1
+    ]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, dtype, ["batch", *shape[1:]])
+        for name, shape in shapes.items()
+        if shape[0] == -1
+    ]
+    output = onnx.helper.make_tensor_value_info("y", dtype, ["batch", "tokens", "channels"])
+    opset = next(imported.version for imported in body.opset_import)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "alone", inputs, [output], constants),
+        functions=[body],
+        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+# op, shapes of what goes in, attributes, shape of what comes out, and the layer that does the work in TensorRT
+Case = tuple[Any, dict[str, Shape], dict[str, int], Shape, str]
+X = (-1, 12, 8)
+CASES: dict[str, Case] = {
+    "dwconv": (
+        ops.token_dwconv_gelu,
+        {"x": X, "weight": (8, 1, 5, 5), "bias": (8,)},
+        {"grid_h": 3, "grid_w": 4, "channels": 8},
+        (-1, 12, 8),
+        "CONVOLUTION",
+    ),
+    "eca": (ops.eca_gate, {"x": X, "weight": (1, 1, 3)}, {}, (-1, 1, 8), "CONVOLUTION"),
+    "static": (
+        ops.static_attention,
+        {"v": X, "matrix": (2, 12, 12)},
+        {"num_heads": 2},
+        (-1, 12, 8),
+        "MATRIX_MULTIPLY",
+    ),
+    "static, one row": (
+        ops.static_attention,
+        {"v": X, "matrix": (2, 1, 12)},
+        {"num_heads": 2},
+        (-1, 1, 8),
+        "MATRIX_MULTIPLY",
+    ),
+    "pyramid": (ops.token_pyramid, {"x": X, "matrix": (4, 10)}, {"num_prefix": 2}, (-1, 6, 8), "MATRIX_MULTIPLY"),
+    "pyramid, no prefix": (
+        ops.token_pyramid,
+        {"x": X, "matrix": (4, 12)},
+        {"num_prefix": 0},
+        (-1, 4, 8),
+        "MATRIX_MULTIPLY",
+    ),
+    "pyramid, a matrix per image": (
+        ops.token_pyramid,
+        {"x": X, "matrix": (-1, 4, 10)},
+        {"num_prefix": 2},
+        (-1, 6, 8),
+        "MATRIX_MULTIPLY",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16], ids=["fp32", "fp16"])
+def test_an_op_parses_and_builds(case: str, opset: int, dtype: int, tmp_path: Path) -> None:
+    op, shapes, attributes, expected, layer = CASES[case]
+    report = through_tensorrt(alone(op.body(opset), dtype, shapes, attributes), tmp_path)
+    name = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}[dtype]
+    assert report["errors"] == []
+    batched = {key: shape for key, shape in shapes.items() if shape[0] == -1}
+    assert report["inputs"] == [{"name": key, "shape": list(batched[key]), "dtype": name} for key in batched]
+    assert report["outputs"] == [{"name": "y", "shape": list(expected), "dtype": name}]
+    assert layer in report["layers"]
+    assert report["plan_bytes"] > 0
+
+
+def test_without_its_body_a_node_is_looked_up_as_a_plugin(tmp_path: Path) -> None:
+    """The parser does refuse what it cannot import, and what it looks for is our plugin."""
+    op, shapes, attributes, *_ = CASES["static"]
+    graph = alone(op.body(20), onnx.TensorProto.FLOAT, shapes, attributes)
+    del graph.functions[:]
+    (error,) = through_tensorrt(graph, tmp_path)["errors"]
+    assert error["op"] == "StaticAttention"
+    assert "Plugin not found" in error["text"]
+
+
+# Small members of each family, by the arguments that make them small.
+SMALL = {"img_size": (32, 48), "depth": 3, "embed_dim": 48, "num_heads": 3, "num_classes": 5}
+MODELS: list[tuple[str, dict[str, Any], torch.dtype, int]] = [
+    ("vit_tiny_patch16_224", {}, torch.float32, 20),
+    ("vit_tiny_patch16_224", {"global_pool": "avg", "reg_tokens": 4}, torch.float16, 18),
+    ("skipat_tiny_patch16_224", {"skip": [1]}, torch.float32, 20),
+    ("skipat_tiny_patch16_224", {"skip": [1]}, torch.float16, 18),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "dtype", "opset"), MODELS)
+def test_a_model_parses_and_builds(
+    name: str, arguments: dict[str, Any], dtype: torch.dtype, opset: int, tmp_path: Path
+) -> None:
+    preprocessing = Preprocessing(height=32, width=48)
+    deployed = DeployClassifier(create_model(name, **SMALL, **arguments), preprocessing, dtype)
+    report = through_tensorrt(to_graph(deployed, 32, 48, opset), tmp_path)
+    assert report["errors"] == []
+    assert report["inputs"] == [{"name": "images", "shape": [-1, 32, 48, 3], "dtype": "UINT8"}]
+    assert report["outputs"] == [
+        {"name": "logits", "shape": [-1, 5], "dtype": "FLOAT"},
+        {"name": "probabilities", "shape": [-1, 5], "dtype": "FLOAT"},
+    ]
+    assert report["plan_bytes"] > 0
