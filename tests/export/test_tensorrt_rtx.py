@@ -136,8 +136,11 @@ SMALL = {"img_size": (32, 48), "depth": 3, "embed_dim": 48, "num_heads": 3, "num
 MODELS: list[tuple[str, dict[str, Any], torch.dtype, int]] = [
     ("vit_tiny_patch16_224", {}, torch.float32, 20),
     ("vit_tiny_patch16_224", {"global_pool": "avg", "reg_tokens": 4}, torch.float16, 18),
-    ("skipat_tiny_patch16_224", {"skip": [1]}, torch.float32, 20),
-    ("skipat_tiny_patch16_224", {"skip": [1]}, torch.float16, 18),
+    ("skipat_tiny_patch16_224", {"spec": "skip:1"}, torch.float32, 20),
+    ("dgssa_tiny_patch16_224", {"spec": "static:0-2"}, torch.float16, 20),
+    ("glad_tiny_patch16_224", {"spec": "tokens:1/2@1,1@2"}, torch.float32, 18),
+    # all four ops, and a pyramid whose matrix is computed from the picture
+    ("dgssa_glad_tiny_patch16_224", {"spec": "static:0 skip:1 tokens:1x3@1", "pyramid": "content"}, torch.float16, 18),
 ]
 
 
