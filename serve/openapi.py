@@ -55,8 +55,19 @@ def _object(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> di
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+_STAGES = {
+    "read": "reading the request's body",
+    "decode": "decoding the picture and bringing it to the model's size",
+    "queue": "waiting for the engine",
+    "infer": "the engine's run of the whole batch that the picture was in: with batch_size 1, of this picture alone",
+    "total": "from the request's first byte to its answer",
+}
+
+
 def _times(*stages: str) -> dict[str, Any]:
-    return _object({stage: {"type": "number", "minimum": 0, "description": "milliseconds"} for stage in stages})
+    return _object(
+        {stage: {"type": "number", "minimum": 0, "description": f"Milliseconds: {_STAGES[stage]}"} for stage in stages}
+    )
 
 
 _TEXT: dict[str, Any] = {"type": "string"}

@@ -61,4 +61,6 @@ def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
         "multipart/form-data",
         "application/json",
     }
+    stages = spec["components"]["schemas"]["Result"]["properties"]["timing_ms"]["properties"]
+    assert "the engine's run" in stages["infer"]["description"]
     assert set(post["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"}
