@@ -25,11 +25,15 @@ _URLS = {
     "/": "index.html",
     "/docs": "docs.html",
     "/favicon.ico": "favicon.svg",  # browsers ask for it whatever the page says
+    "/page/answer.js": "answer.js",
+    "/page/ask.js": "ask.js",
+    "/page/compare.js": "compare.js",
     "/page/docs.js": "docs.js",
     "/page/draw.js": "draw.js",
     "/page/favicon.svg": "favicon.svg",
     "/page/page.css": "page.css",
     "/page/page.js": "page.js",
+    "/page/parts.js": "parts.js",
 }
 
 

@@ -1,36 +1,75 @@
-// The page: takes a drawing or a picture, posts its bytes, and shows what came back.
+// The page: takes a drawing or a picture, and has one model answer it, or two side by side.
 
+import { answerAlone, clearAnswer, showError } from "/page/answer.js";
+import { classifyUrl, listModels } from "/page/ask.js";
+import { Comparison } from "/page/compare.js";
 import { Pad } from "/page/draw.js";
+import { $, percent } from "/page/parts.js";
 
-const $ = (id) => document.getElementById(id);
-const state = { models: [], model: null, picture: null, sent: null, running: null };
+const state = { models: [], model: null, other: null, picture: null, sent: null, running: new AbortController() };
 const pad = new Pad($("pad"), () => onDrawing());
+const comparison = new Comparison();
 
 start();
 
 async function start() {
   try {
-    const response = await fetch("/v1/models");
-    if (!response.ok) throw await problemOf(response);
-    state.models = (await response.json()).models;
+    state.models = await listModels();
   } catch (problem) {
+    document.body.dataset.state = "error";
     showError(problem);
     return;
   }
-  $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
-  $("model").addEventListener("change", () => { choose($("model").value); resend(); });
-  choose(state.models[0].name);
+  $("model").replaceChildren(...state.models.map(({ name }) => new Option(name, name)));
+  $("with-row").hidden = state.models.length < 2;
+  $("model").addEventListener("change", () => changeTo($("model").value, state.other?.name));
+  $("with").addEventListener("change", () => changeTo(state.model.name, $("with").value));
+  followLink();
 }
 
-function choose(name) {
-  state.model = state.models.find((model) => model.name === name);
+// A link names the models: /?model=digits_vit&with=digits_fast
+function followLink() {
+  const link = new URLSearchParams(location.search);
+  const asked = ["model", "with"].map((key) => link.get(key));
+  choose(...asked);
+  const missing = asked.filter((name) => name && !find(name));
+  $("status").textContent = missing.length ? `The link asks for ${missing.join(" and ")}, not served here.` : invitation();
+}
+
+function changeTo(name, other) {
+  // The two change places where the first becomes what it is compared with.
+  choose(name, name === other ? state.model.name : other);
+  const link = new URLSearchParams({ model: state.model.name });
+  if (state.other) link.set("with", state.other.name);
+  history.replaceState(null, "", `?${link}`);
+  if (state.sent) send(state.sent); else reset();
+}
+
+function find(name) { return state.models.find((model) => model.name === name); }
+
+function choose(name, otherName) {
+  state.model = find(name) ?? state.models[0];
+  state.other = otherName === state.model.name ? null : find(otherName) ?? null;
+  $("model").value = state.model.name;
+  const others = state.models.filter((model) => model !== state.model);
+  $("with").replaceChildren(new Option("none", ""), ...others.map(({ name }) => new Option(name, name)));
+  $("with").value = state.other?.name ?? "";
+  if (state.other) comparison.choose([state.model, state.other]);
+  showChoice();
+  showInput();
+}
+
+function showChoice() {
   $("facts").textContent = factsOf(state.model);
+  $("with-facts").textContent = state.other ? factsOf(state.other) : "";
+  $("with-facts").hidden = $("compare").hidden = !state.other;
+  $("single").hidden = Boolean(state.other);
+  if (state.other) $("batch").hidden = true;
   const draws = takesDrawings(state.model);
   $("pad-hint").textContent = readsDigits(state.model) ? "Draw a digit" : "Draw here";
   $("pad-help").textContent = draws
     ? "Draw with mouse, pen or finger. By keyboard, arrows move, Space sets and lifts the pen, Delete clears. " : "";
   $("drop-help").textContent = "A picture can be chosen, pasted, or dropped anywhere.";
-  showInput();
 }
 
 function readsDigits(model) {
@@ -63,7 +102,9 @@ async function onDrawing() {
   state.picture = null;
   showInput();
   if (pad.empty) { reset(); return; }
+  const signal = begin();
   const blob = await new Promise((done) => pad.render($("sent")).toBlob(done, "image/png"));
+  if (signal.aborted) return;
   $("sent-box").hidden = false;
   send({ blob, name: "digit.png", type: "image/png", drawn: true });
 }
@@ -89,123 +130,50 @@ function showInput() {
   $("pad-hint").classList.toggle("gone", !pad.empty);
 }
 
-function resend() { if (state.sent) send(state.sent); }
+// What is begun ends what runs: an answer to an older question must not overwrite a newer one.
+function begin() {
+  state.running.abort();
+  state.running = new AbortController();
+  return state.running.signal;
+}
 
 async function send(picture) {
-  state.running?.abort();
-  const running = state.running = new AbortController();
+  const signal = begin();
   state.sent = picture;
   document.body.dataset.state = "busy";
-  const started = performance.now();
-  try {
-    const response = await fetch(urlOf(), {
-      method: "POST", body: picture.blob, headers: { "Content-Type": picture.type }, signal: running.signal });
-    const answer = response.ok ? await response.json() : null;
-    const roundTrip = performance.now() - started;
-    if (!answer) throw await problemOf(response);
-    if (running === state.running) showAnswer(answer, roundTrip, picture);
-  } catch (problem) {
-    if (running === state.running && problem.name !== "AbortError") showError(problem);
-  }
+  const answered = state.other ? await comparison.answer(picture, signal)
+    : await answerAlone(classifyUrl({ model: nameInUrl() }), picture, signal);
+  if (signal.aborted) return;
+  document.body.dataset.state = answered ? "done" : "error";
+  $("again").hidden = !answered;
+  if (answered) showCurl(picture);
 }
 
-function urlOf() {
-  const query = state.models.length > 1 ? `?model=${encodeURIComponent(state.model.name)}` : "";
-  return `/v1/classify${query}`;
+// A server of one model needs no name.
+function nameInUrl() { return state.models.length > 1 ? state.model.name : undefined; }
+
+function reset() {
+  begin();
+  state.sent = null;
+  document.body.dataset.state = "idle";
+  clearAnswer();
+  if (state.other) comparison.clear();
+  for (const id of ["again", "sent-box"]) $(id).hidden = true;
+  $("status").textContent = invitation();
 }
 
-async function problemOf(response) {
-  try {
-    const { error, id } = await response.json();
-    return { ...error, id, status: response.status };
-  } catch {
-    return { message: `The server answered ${response.status} ${response.statusText}.`, hint: "" };
-  }
-}
-
-// --- what came back ---
-
-function showAnswer(answer, roundTrip, picture) {
-  const [result] = answer.results;
-  const best = result.predictions[0];
-  document.body.dataset.state = "done";
-  $("error").hidden = true;
-  $("status").textContent = `${best.label}, ${percent(best.probability)} sure, says ${answer.model.name}.`;
-  $("bars").replaceChildren(...result.predictions.map(barOf));
-  $("bars").classList.toggle("named", result.predictions.some(({ label }) => label.length > 3));
-  showTimes({ ...result.timing_ms, ...answer.timing_ms }, roundTrip);
-  $("batch").hidden = false;
-  $("batch").textContent = result.batch_size === 1 ? "ran alone" : `rode in a batch of ${result.batch_size}`;
-  $("batch").dataset.size = result.batch_size;
-  showCurl(picture);
-}
-
-function barOf({ label, probability }) {
-  const row = element("li", "");
-  row.dataset.label = label;
-  row.dataset.probability = probability;
-  const track = element("span", "track");
-  const fill = element("span", "fill");
-  fill.style.transform = `scaleX(${probability})`;
-  track.append(fill);
-  const name = element("span", "label", label);
-  name.title = label;
-  row.append(name, track, element("span", "value", percent(probability)));
-  return row;
-}
-
-function showTimes(times, roundTrip) {
-  const stages = ["read", "decode", "queue", "infer"];
-  const rest = Math.max(0, times.total - stages.reduce((sum, stage) => sum + times[stage], 0));
-  const parts = [...stages.map((stage) => [stage, times[stage]]), ["other", rest]];
-  $("split").replaceChildren(...parts.map(([stage, ms]) => {
-    const part = element("span", stage);
-    part.style.flexGrow = ms;
-    return part;
-  }));
-  const rows = parts.map(([stage, ms]) => timeRow(stage, stage, ms));
-  rows.push(timeRow("sum", "server", times.total), timeRow("sum", "round trip", roundTrip));
-  $("times").replaceChildren(...rows);
-  $("timing").hidden = false;
-}
-
-function timeRow(kind, name, ms) {
-  const row = element("div", kind);
-  row.dataset.stage = name;
-  row.append(element("dt", "", name), element("dd", "", `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`));
-  return row;
-}
+function invitation() { return state.other ? "The answers appear here." : "The answer appears here."; }
 
 function showCurl({ blob, name, type, drawn }) {
   const quote = (text) => (/^[\w./:@%-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   const globs = /[[\]{}]/.test(name) ? "-g " : "";  // curl would take brackets in a file's name for a pattern
   const file = quote(name.startsWith("-") ? `./${name}` : name);
-  $("curl").textContent = `curl ${globs}-T ${file} -H 'Content-Type: ${type}' ${quote(location.origin + urlOf())}`;
+  const models = state.other ? [state.model.name, state.other.name] : [nameInUrl()];
+  $("curl").textContent = models.map((model) =>
+    `curl ${globs}-T ${file} -H 'Content-Type: ${type}' ${quote(location.origin + classifyUrl({ model }))}`).join("\n");
   URL.revokeObjectURL($("download").href);
   if (drawn) $("download").href = URL.createObjectURL(blob);
   $("download-line").hidden = !drawn;
-  $("again").hidden = false;
-}
-
-function showError(problem) {
-  document.body.dataset.state = "error";
-  $("bars").replaceChildren();
-  for (const id of ["timing", "again", "batch"]) $(id).hidden = true;
-  $("status").textContent = "";
-  $("error").hidden = false;
-  const unreachable = problem instanceof TypeError;
-  $("error-message").textContent = unreachable ? "The server cannot be reached." : capital(problem.message);
-  $("error-hint").textContent = unreachable ? "Is it still running?" : capital(problem.hint ?? "");
-  $("error-id").textContent = problem.code ? `${problem.code} · ${problem.status} · request ${problem.id}` : "";
-}
-
-function reset() {
-  state.running?.abort();
-  state.sent = null;
-  document.body.dataset.state = "idle";
-  $("bars").replaceChildren();
-  for (const id of ["error", "timing", "again", "batch", "sent-box"]) $(id).hidden = true;
-  $("status").textContent = "The answer appears here.";
 }
 
 // --- controls ---
@@ -214,6 +182,9 @@ $("clear").addEventListener("click", () => pad.clear());
 $("preview").addEventListener("error", () => { state.picture = null; showInput(); });
 $("undo").addEventListener("click", () => pad.undo());
 $("file").addEventListener("change", () => { onFile($("file").files[0]); $("file").value = ""; });
+$("time-both").addEventListener("click", () => {
+  if (comparison.timing) comparison.stop(begin()); else comparison.time(state.sent, begin());
+});
 $("copy").addEventListener("click", async () => {
   await copyText($("curl"));
   $("copy").textContent = "Copied";
@@ -235,14 +206,3 @@ async function copyText(node) {
   if (navigator.clipboard) return navigator.clipboard.writeText(node.textContent).catch(() => getSelection().selectAllChildren(node));
   return getSelection().selectAllChildren(node);
 }
-
-function element(tag, className, text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
-
-function percent(share) { return `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`; }
-
-function capital(text) { return text ? text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".") : ""; }

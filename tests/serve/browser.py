@@ -34,6 +34,26 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
+@contextmanager
+def opened(browser: Any, site: str, path: str = "/", **options: Any) -> Iterator[Any]:
+    """The page, loaded; at the end nothing may have been asked of another host, nor any script have failed."""
+    context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
+    page = context.new_page()
+    foreign: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: None if request.url.startswith((site, "blob:")) else foreign.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+    try:
+        page.goto(site + path)
+        page.wait_for_selector("#model option", state="attached")
+        yield page
+    finally:
+        context.close()
+    assert not foreign
+    assert not errors
+
+
 def draw(page: Any, strokes: Strokes, *, left: float = 0.25, top: float = 0.15, width: float = 0.5) -> None:
     """Draws with the mouse: strokes in a box of width and height 1, placed on the canvas, 1.4 times as high as wide."""
     box = page.locator("#pad").bounding_box()

@@ -34,9 +34,20 @@ from skipvit.transforms import Pixels, Preprocessing
 CLASSES = 10
 
 
-def brightness_model(side: int = 8, classes: int = CLASSES, output: str = "probabilities") -> onnx.ModelProto:
-    """An ONNX classifier whose class k is a mean brightness of k / 9: an answer tells which picture it is for."""
-    centres = np.linspace(0.0, 255.0, classes, dtype=np.float32)[None, :]
+def brightness_model(
+    side: int = 8,
+    classes: int = CLASSES,
+    output: str = "probabilities",
+    *,
+    darkest_first: bool = True,
+    scale: float = -0.01,
+) -> onnx.ModelProto:
+    """An ONNX classifier whose class k is a mean brightness of k / 9: an answer tells which picture it is for.
+
+    Its logits are ``scale * (brightness - centre)^2``, with brightness and centres from 0 to 255.
+    """
+    ends = (0.0, 255.0) if darkest_first else (255.0, 0.0)
+    centres = np.linspace(*ends, classes, dtype=np.float32)[None, :]
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
@@ -50,7 +61,7 @@ def brightness_model(side: int = 8, classes: int = CLASSES, output: str = "proba
         "axes": np.array([1, 2, 3], np.int64),
         "last": np.array([1], np.int64),
         "centres": centres,
-        "scale": np.array(-0.01, np.float32),
+        "scale": np.array(scale, np.float32),
     }
     graph = helper.make_graph(
         nodes,

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -254,6 +255,28 @@ def test_an_engine_error_is_a_500_without_internals(models_dir: Path, engine_thr
     asyncio.run(main())
 
 
+def test_the_engines_own_time_is_told_apart(models_dir: Path) -> None:
+    """An engine that sleeps 30 ms: those are in `infer` and in the total, and not in what came before."""
+
+    async def main() -> None:
+        repository, engine = held_repository(models_dir, SETTINGS)
+        async with in_process(repository, SETTINGS) as client:
+            works = engine.run
+
+            def slow(batch: Pixels) -> Probabilities:
+                time.sleep(0.03)
+                return works(batch)
+
+            engine.run = slow  # type: ignore[method-assign]
+            answer = (await client.post("/v1/classify", content=png(), headers=PNG)).json()
+            [result] = answer["results"]
+            assert 30 <= result["timing_ms"]["infer"] <= answer["timing_ms"]["total"]
+            before = answer["timing_ms"]["read"] + result["timing_ms"]["decode"] + result["timing_ms"]["queue"]
+            assert before <= answer["timing_ms"]["total"] - 30
+
+    asyncio.run(main())
+
+
 def test_our_own_mistake_is_a_500_without_internals(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -347,8 +370,10 @@ def test_the_page_and_its_assets_come_from_here_alone(models_dir: Path) -> None:
             ("/", "text/html"),
             ("/docs", "text/html"),
             ("/page/page.js", "text/javascript"),
-            ("/page/draw.js", "text/javascript"),
-            ("/page/docs.js", "text/javascript"),
+            *(
+                (f"/page/{name}.js", "text/javascript")
+                for name in ("answer", "ask", "compare", "docs", "draw", "parts")
+            ),
             ("/page/page.css", "text/css"),
             ("/page/favicon.svg", "image/svg+xml"),
             ("/favicon.ico", "image/svg+xml"),

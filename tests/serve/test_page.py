@@ -14,7 +14,7 @@ from PIL import Image
 
 from serve.repository import Repository
 from serve.settings import Settings
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw
+from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw, opened
 from tests.serve.servers import over_socket, png, write_model
 
 pytestmark = [
@@ -45,20 +45,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, site: str) -> Iterator[Any]:
-    """The page, loaded; at the end nothing may have been asked of another host, nor any script have failed."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900}, accept_downloads=True)
-    page = context.new_page()
-    foreign: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: None if request.url.startswith((site, "blob:")) else foreign.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
-    page.goto(site)
-    page.wait_for_selector("#model option", state="attached")
-    yield page
-    context.close()
-    assert not foreign
-    assert not errors
+    with opened(browser, site, accept_downloads=True) as page:
+        yield page
 
 
 def test_a_drawing_is_answered_with_bars_times_and_a_curl_line_that_works(page: Any, tmp_path: Path) -> None:
@@ -68,7 +56,7 @@ def test_a_drawing_is_answered_with_bars_times_and_a_curl_line_that_works(page: 
     assert bars.count() == 5
     shares = [float(bars.nth(k).get_attribute("data-probability")) for k in range(5)]
     assert shares == sorted(shares, reverse=True)
-    assert re.fullmatch(r"\d, [\d.]+ % sure, says digits\.", page.locator("#status").inner_text())
+    assert re.fullmatch(r"\d, [\d.]+\s% sure, says digits\.", page.locator("#status").inner_text())
     stages = page.locator("#times [data-stage]")
     assert [stages.nth(k).get_attribute("data-stage") for k in range(stages.count())] == [
         "read", "decode", "queue", "infer", "other", "server", "round trip",
@@ -202,16 +190,12 @@ def test_a_server_that_is_gone(page: Any, site: str) -> None:
 
 
 def test_the_phone_fits_and_touch_draws(browser: Any, site: str) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
-    page = context.new_page()
-    page.goto(site)
-    page.wait_for_selector("#model option", state="attached")
-    page.locator("#pad").tap()
-    answered(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for selector in ("#clear", "#choose", "#model"):
-        assert page.locator(selector).bounding_box()["height"] >= 40  # a finger's width
-    context.close()
+    with opened(browser, site, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark") as page:
+        page.locator("#pad").tap()
+        answered(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for selector in ("#clear", "#choose", "#model", "#with"):
+            assert page.locator(selector).bounding_box()["height"] >= 40  # a finger's width
 
 
 def test_the_api_reference_works_offline(page: Any, site: str) -> None:
