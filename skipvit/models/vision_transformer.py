@@ -162,14 +162,16 @@ class SkipVisionTransformer(_VisionTransformer):
             attention.guide.fill_(strength)
 
     def guide_loss(self) -> Tensor:
-        """Mean over guided blocks of KL(A ‖ S) a row, from the last forward pass; A is not taught.
+        """Mean over guided blocks of KL(A ‖ S) a row, of the last forward pass, once; A is not taught.
 
         Raises:
             ValueError: no block is guided, or no forward pass was made.
         """
         losses = [attention.guide_loss for attention in self._guided() if attention.guide_loss is not None]
+        for attention in self._guided():
+            attention.guide_loss = None  # it holds its graph, and no module with one can be copied
         if not losses:
-            raise ValueError("no static block is guided, or none has seen a picture yet; build with static_guided")
+            raise ValueError("no static block is guided, or none has seen a picture since; build with static_guided")
         return torch.stack(losses).mean()
 
     def _guided(self) -> list[StaticAttention]:

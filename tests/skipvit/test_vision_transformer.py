@@ -310,3 +310,39 @@ def test_decay_leaves_matrices_alone() -> None:
     assert {"blocks.0.attn.left", "blocks.0.attn.right"} <= create_model(
         "dgssa_micro_patch2_8", static_form="factorised"
     ).no_weight_decay()
+
+
+# --- what torch does with such a model ---
+
+MIXES = [("static", "static"), ("content", "dynamic")]
+
+
+def mixed(pyramid: str, class_row: str) -> SkipVisionTransformer:
+    torch.manual_seed(0)
+    return SkipVisionTransformer(**SMALL, spec=ALL, pyramid=pyramid, static_class_row=class_row).eval()
+
+
+@pytest.mark.parametrize(("pyramid", "class_row"), MIXES)
+def test_export_and_compile_see_one_graph(pyramid: str, class_row: str) -> None:
+    model, x = mixed(pyramid, class_row), images().float()
+    ops = {str(node.target) for node in torch.export.export(model, (x,)).graph.nodes}
+    assert {"skipvit.static_attention.default", "skipvit.token_pyramid.default"} <= ops
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize(("pyramid", "class_row"), MIXES)
+def test_bfloat16_autocast_channels_last_and_checkpointing(pyramid: str, class_row: str) -> None:
+    model, x = mixed(pyramid, class_row), images().float()
+    expected = model(x)
+    torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(x).float(), expected, rtol=0.1, atol=0.05)
+    model.train().set_grad_checkpointing()
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_guided_model_can_be_copied_after_a_step() -> None:
+    model = SkipVisionTransformer(**SMALL, spec="static:0-1", static_guided=True).train()
+    (model(images().float()).sum() + model.guide_loss()).backward()
+    assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
