@@ -25,7 +25,7 @@ from skipvit.artifacts import Evaluation
 from skipvit.models import create_model
 from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing
-from skipvit.weights import WeightsError, check_finite
+from skipvit.weights import MismatchError, WeightsError, load_weights
 
 Classes = npt.NDArray[np.int64]
 
@@ -129,15 +129,15 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
         raise CheckpointError(f"{folder / DESCRIPTION} describes a model that cannot be built: {error}") from None
     path = folder / WEIGHTS
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        load_weights(model, load_file(path), str(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; copy it back or train again") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit {checkpoint.architecture}: {error}") from None
-    try:
-        check_finite(model.state_dict(), str(path))
+    except MismatchError as error:
+        raise CheckpointError(f"{error}; {DESCRIPTION} beside it describes another, copy both from one run") from None
     except WeightsError as error:
         raise CheckpointError(str(error)) from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); copy it again or train again") from None
     return model.eval(), checkpoint
 
 

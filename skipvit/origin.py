@@ -17,9 +17,10 @@ from torch import nn
 from skipvit.artifacts import Evaluation
 from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, SAMPLES, Checkpoint, Classes, load_model, read_samples
 from skipvit.models import create_model
+from skipvit.models.official import is_official
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Pixels, Preprocessing
-from skipvit.weights import WeightsError, load_weights, read_state
+from skipvit.weights import MismatchError, WeightsError, fitted_to, load_weights, read_state
 
 _PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -171,7 +172,16 @@ def evaluation_preprocessing(name: str, model: nn.Module, model_args: Mapping[st
 
 def _load_weights(model: nn.Module, path: Path) -> str:
     try:
-        done = load_weights(model, read_state(path).tensors, str(path))
+        state = read_state(path).tensors
+        if is_official(state):
+            raise OriginError(
+                f"{path} is a file of the authors of SkipAt; make a checkpoint of it: "
+                f"skipvit-convert --from-official {path} --out FOLDER"
+            )
+        fitted, done = fitted_to(model, state)
+        load_weights(model, fitted, str(path))
+    except MismatchError as error:
+        raise OriginError(f"{error}; give the model, and with --model-arg the arguments, it was trained with") from None
     except WeightsError as error:
         raise OriginError(str(error)) from None
     return f"file {path.name}, {done}" if done else f"file {path.name}"

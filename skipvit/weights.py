@@ -23,13 +23,16 @@ CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _MAX_BYTES = 8 << 30  # a model of 500 million parameters with EMA and Adam's state
 _SHOWN = 3  # names in a message
-_REBUILD = "; build the model with the arguments that it was trained with"
 
 _vit: Any = timm.models.vision_transformer
 
 
 class WeightsError(Exception):
     """A file's weights cannot be used; the message names the file and says why."""
+
+
+class MismatchError(WeightsError):
+    """The weights are another model's, or those of the same model built with other arguments."""
 
 
 class State(NamedTuple):
@@ -122,33 +125,52 @@ def _without_prefixes(name: str) -> str:
     return name
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
-    """Puts weights into a model, all of them and no others; returns what was done to make them fit, "" for nothing.
+def fitted_to(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Weights as ``model`` names and shapes them, and what was done to them in words, "" for nothing.
 
     A ViT takes what timm takes for one: the names of older files, and position embeddings of another resolution, which
-    are resampled. Embeddings that already have the model's shape are taken as they are.
+    are resampled. Embeddings that already have the model's shape are taken as they are. Whatever else differs is left
+    as it is, for `load_weights` to refuse.
+    """
+    if not isinstance(model, _vit.VisionTransformer):
+        return dict(state), ""
+    try:
+        fitted: dict[str, Tensor] = _vit.checkpoint_filter_fn(dict(state), model, adapt_layer_scale=True)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return dict(state), ""  # another model's weights
+    own = model.state_dict()
+    for name, tensor in state.items():
+        # timm resamples patches of another size too, and takes a grid of the right count but other sides for one to
+        # resample; the former are weights of another model, and the latter as often the model's own.
+        patches = name == "patch_embed.proj.weight" and tensor.ndim == 4
+        if name in fitted and (patches or (name in own and own[name].shape == tensor.shape)):
+            fitted[name] = tensor
+    before, after = state.get("pos_embed"), fitted.get("pos_embed")
+    if before is None or after is None or before.shape == after.shape:
+        return fitted, ""
+    return fitted, f"position embeddings resampled from {before.shape[1]} to {after.shape[1]} tokens"
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Puts weights into a model, all of them and no others.
 
     Raises:
-        WeightsError: names, shapes or kinds differ, or a weight is not finite. The model is then not to be used.
+        MismatchError: names, shapes or kinds differ.
+        WeightsError: a weight is not finite. The model is then not to be used.
     """
-    fitted = _fitted(model, state)
-    _check_shapes(model.state_dict(), fitted, source)
+    _check_shapes(model.state_dict(), state, source)
     try:
-        result = model.load_state_dict(fitted, strict=False)
+        result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a model's own loading hook may find more to refuse
-        raise WeightsError(f"{source} does not hold weights of this model: {_clean(str(error))}{_REBUILD}") from None
+        raise MismatchError(f"{source} does not hold weights of this model: {_clean(str(error))}") from None
     differences = [
         f"{what} {listed(names)}"
         for what, names in (("missing", result.missing_keys), ("unexpected", result.unexpected_keys))
         if names
     ]
     if differences:
-        raise WeightsError(f"{source} does not hold weights of this model: {'; '.join(differences)}{_REBUILD}")
+        raise MismatchError(f"{source} does not hold weights of this model: {'; '.join(differences)}")
     check_finite(model.state_dict(), source)
-    before, after = state.get("pos_embed"), fitted.get("pos_embed")
-    if before is None or after is None or before.shape == after.shape:
-        return ""
-    return f"position embeddings resampled from {before.shape[1]} to {after.shape[1]} tokens"
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -172,23 +194,6 @@ def _clean(text: str) -> str:
     return text.encode("unicode_escape").decode()[:160]
 
 
-def _fitted(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not isinstance(model, _vit.VisionTransformer):
-        return dict(state)
-    try:
-        fitted: dict[str, Tensor] = _vit.checkpoint_filter_fn(dict(state), model, adapt_layer_scale=True)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        return dict(state)  # another model's weights; how they differ is said when names and shapes are compared
-    own = model.state_dict()
-    for name, tensor in state.items():
-        # timm resamples patches of another size too, and takes a grid of the right count but other sides for one to
-        # resample; the former are weights of another model, and the latter as often the model's own.
-        patches = name == "patch_embed.proj.weight" and tensor.ndim == 4
-        if name in fitted and (patches or (name in own and own[name].shape == tensor.shape)):
-            fitted[name] = tensor
-    return fitted
-
-
 def _check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     wrong = [
         f"{name} is {_kind(tensor)} and should be {_kind(own[name])}"
@@ -197,7 +202,7 @@ def _check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source
         and (tensor.shape != own[name].shape or tensor.is_floating_point() != own[name].is_floating_point())
     ]
     if wrong:
-        raise WeightsError(f"{source} does not hold weights of this model: {listed(wrong)}{_REBUILD}")
+        raise MismatchError(f"{source} does not hold weights of this model: {listed(wrong)}")
 
 
 def _kind(tensor: Tensor) -> str:

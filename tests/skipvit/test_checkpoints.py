@@ -67,8 +67,14 @@ def test_damage_is_named(folder: Path) -> None:
     np.savez(folder / "samples.npz", images=IMAGES.astype(np.float32), labels=np.array([0, 1]))
     with pytest.raises(CheckpointError, match=r"holds images float32 \(2, 8, 8, 3\)"):
         read_samples(folder)
+    other = create_model("skipat_micro_patch2_8", num_classes=3)
+    save_file(other.state_dict(), folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"head\.weight is float32 \(3, 64\) and should be .*, copy both from one run"
+    ):
+        load_model(folder)
     (folder / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors does not fit"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         load_model(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not there"):

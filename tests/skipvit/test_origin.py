@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from skipvit import origin
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
+from tests.skipvit.released_skipat import released
 
 
 def test_timms_own_evaluation_rule_is_kept() -> None:
@@ -39,6 +40,12 @@ def test_a_name_with_a_file_says_where_the_weights_are_from(tmp_path: Path) -> N
     assert again.state_dict().keys() == resampled.model.state_dict().keys()
     with pytest.raises(origin.OriginError, match=r"head\.weight is float32 \(3, 64\) and should be float32 \(10, 64\)"):
         origin.resolve("vit_micro_patch2_8", tmp_path / "w.safetensors", False, {})
+
+
+def test_a_released_skipat_file_is_sent_to_the_program_for_it(tmp_path: Path) -> None:
+    torch.save({"model": released(16, 4, 2, 3)}, tmp_path / "tiny.t7")
+    with pytest.raises(origin.OriginError, match=r"skipvit-convert --from-official .*tiny\.t7 --out FOLDER"):
+        origin.resolve("skipat_micro_patch2_8", tmp_path / "tiny.t7", False, {})
 
 
 def test_pictures_are_found_in_order_and_opened_as_the_model_takes_them(tmp_path: Path) -> None:
