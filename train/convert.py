@@ -5,7 +5,12 @@
 
 --from-official takes the weights that the authors of SkipAt released, or others that their code wrote. Such a file is
 read as plain data, none of its code runs, and a file that holds anything unknown, or lacks anything, is refused.
-What comes out is what skipvit-train leaves: give it to skipvit-evaluate --data, or to skipvit-to-onnx.
+What comes out is what skipvit-train leaves: give it to skipvit-to-onnx, or to skipvit-evaluate, which needs the labels
+that the data has. For ImageNet in folders of that name these are the WordNet ids:
+
+    ls /data/imagenet/train > wnids.txt
+    skipvit-convert --from-official skipat-tiny.t7 --out runs/skipat_tiny --labels wnids.txt
+    skipvit-evaluate runs/skipat_tiny --data imagefolder:/data/imagenet
 """
 
 import argparse

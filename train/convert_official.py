@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from skipvit.artifacts import ArtifactError, sha256_of
 from skipvit.checkpoints import CONVERTED_FROM, Checkpoint, save_checkpoint
@@ -15,7 +16,7 @@ from skipvit.origin import OriginError, check_labels, class_names, evaluation_pr
 from skipvit.provenance import commit, versions_of
 from skipvit.publishing import new_folder
 from skipvit.transforms import Preprocessing
-from skipvit.weights import State, WeightsError, read_state
+from skipvit.weights import State, WeightsError, load_weights, read_state
 
 EXPECTED = (ArtifactError, OriginError, WeightsError)
 
@@ -26,17 +27,23 @@ def convert(file: Path, out: Path, labels: Path | None, num_heads: int | None) -
     Raises:
         EXPECTED: anything the user can mend; nothing was written.
     """
-    state = read_state(file, CONTAINERS)
-    released = from_official(state.tensors, str(file), num_heads)
-    model = create_model(released.architecture, **released.model_args).eval()
-    model.load_state_dict(released.state, strict=True)
-    classes = int(released.model_args["num_classes"])
-    names = read_labels(labels) if labels else class_names(classes, imagenet=True)
-    check_labels(names, classes)
-    preprocessing = evaluation_preprocessing(released.architecture, model, released.model_args)
-    description = _describe(file, state, released, names, preprocessing)
-    with new_folder(out) as staging:
-        save_checkpoint(staging, model.state_dict(), description)
+    with tqdm(total=3, desc="reading", unit="step", leave=False) as bar:
+        state = read_state(file, CONTAINERS)
+        released = from_official(state.tensors, str(file), num_heads)
+        bar.update()
+        bar.set_description("building")
+        model = create_model(released.architecture, **released.model_args).eval()
+        load_weights(model, released.state, str(file))
+        bar.update()
+        bar.set_description("writing")
+        classes = int(released.model_args["num_classes"])
+        names = read_labels(labels) if labels else class_names(classes, imagenet=True)
+        check_labels(names, classes)
+        preprocessing = evaluation_preprocessing(released.architecture, model, released.model_args)
+        description = _describe(file, state, released, names, preprocessing)
+        with new_folder(out) as staging:
+            save_checkpoint(staging, model.state_dict(), description)
+        bar.update()
     _report(file, out, state, released, model)
 
 
