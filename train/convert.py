@@ -30,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.exists():
         return _fail(f"{args.out} exists; give another --out, or remove that folder first")
     signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
+    try:
+        return _convert(args)
+    except KeyboardInterrupt:
+        print("skipvit-convert: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _convert(args: argparse.Namespace) -> int:
     # torch is slow to load, and --help should neither wait for it nor need it.
     try:
         from train import convert_official
@@ -39,9 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         convert_official.convert(args.from_official, args.out, args.labels, args.num_heads)
     except convert_official.EXPECTED as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        print("skipvit-convert: interrupted; nothing was written", file=sys.stderr)
-        return 130
     except OSError as error:
         return _fail(f"{error.filename or args.out}: {error.strerror or error}; give another --out, or make room")
     return 0
