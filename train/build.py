@@ -2,16 +2,19 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from skipvit.models import create_model
+from skipvit.models import SkipVisionTransformer, create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing
 from train import recipe as r
 from train.augment import GlyphDistortion
 from train.batches import TrainingPictures
+from train.distill import Distillation
 from train.pictures import Pictures
 from train.prepare import BatchTransform, as_evaluated, imagenet_transform
+from train.start import NONE, open_teacher
 
 # Training pictures of up to this side are kept in memory once they are preprocessed.
 _KEPT_SIZE = 32
@@ -34,6 +37,8 @@ def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, Any]:
     """Keyword arguments that make the recipe's model fit its data."""
     if "num_classes" in recipe.model.args:
         raise r.RecipeError(f"model.args has num_classes, but the data decides: it has {num_classes}; leave it out")
+    if "static_guided" in recipe.model.args:
+        raise r.RecipeError("model.args has static_guided, which [guide] decides; leave it out")
     args: dict[str, Any] = {"num_classes": num_classes, **recipe.model.args}
     # A ViT is built for one size; a convolutional network takes any and knows no such argument.
     cfg = timm.get_pretrained_cfg(recipe.model.name) if timm.is_model(recipe.model.name) else None
@@ -42,16 +47,45 @@ def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, Any]:
     return args
 
 
-def build_model(recipe: r.Recipe, num_classes: int) -> nn.Module:
+def build_model(recipe: r.Recipe, num_classes: int, guided: bool = False) -> nn.Module:
     """The model with fresh weights; the caller seeds torch first.
 
+    Args:
+        guided: its static blocks keep their dynamic branch.
+
     Raises:
-        RecipeError: no such model, or its arguments do not suit it.
+        RecipeError: no such model, its arguments do not suit it, or there is nothing in it to guide.
     """
+    args = model_args(recipe, num_classes) | ({"static_guided": True} if guided else {})
     try:
-        return create_model(recipe.model.name, **model_args(recipe, num_classes))
+        model = create_model(recipe.model.name, **args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise r.RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}") from None
+        hint = "; [guide] is for models of ours with static blocks" if guided else ""
+        raise r.RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}{hint}") from None
+    if guided and not (isinstance(model, SkipVisionTransformer) and model.spec.static):
+        raise r.RecipeError(
+            f"[guide] trains static blocks, and {recipe.model.name} with these arguments has none; "
+            "choose a model that has, give a spec in model.args, or set guide.ramp=0"
+        )
+    return model
+
+
+def distillation(recipe: r.Recipe, classes: tuple[str, ...], device: torch.device) -> Distillation | None:
+    """The teacher's part in the loss, where there is a teacher.
+
+    Raises:
+        RecipeError: the teacher cannot be had, or does not fit.
+    """
+    d = recipe.distill
+    if d.teacher == NONE or d.weight == 0:
+        return None
+    teacher = open_teacher(d.teacher, preprocessing_of(recipe.data), classes, d.other_names).to(device)
+    return Distillation(teacher, d.kind, d.temperature, d.weight)
+
+
+def is_guided(recipe: r.Recipe) -> bool:
+    """Whether training begins with a dynamic branch beside the static matrices."""
+    return recipe.guide is not None and recipe.guide.ramp > 0
 
 
 def training_pictures(recipe: r.Recipe, pictures: Pictures) -> TrainingPictures:

@@ -1,7 +1,8 @@
 """The training loop.
 
-    every step: learning rate -> batch -> (augment, forward, backward) x accumulate -> clip -> AdamW -> average
+    every step: learning rate, λ -> batch -> (augment, forward, backward) x accumulate -> clip -> AdamW -> average
     now and then: evaluate the average; write a resume state
+    once, where [guide] is: λ reaches 1, and the plain static model takes the guided one's place
 
 Everything random is seeded from the step (train/batches.py), so a run that is killed and resumed is the run that was
 not: on a CPU with the same number of threads, bit for bit.
@@ -10,28 +11,23 @@ not: on a CPU with the same number of threads, bit for bit.
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from skipvit.metrics import classification_metrics
-from train import build, resume
+from train import resume
 from train.augment import RANDOM_NUMBERS
-from train.batches import Order, TrainingPictures, glyph_numbers, load, seed_everything, seed_step
-from train.distributed import Process, distribute, sync_gradients
-from train.ema import Ema
+from train.batches import glyph_numbers, seed_step
+from train.distributed import sync_gradients
 from train.journal import Journal
-from train.optim import adamw, clip_gradients, set_learning_rate, whole
-from train.pictures import Dataset
-from train.predict import predict
-from train.prepare import BatchTransform
-from train.recipe import Recipe, RecipeError
+from train.optim import clip_gradients, set_learning_rate
+from train.recipe import Recipe
 from train.schedule import learning_rate
+from train.training import Training
 
 
 class TrainingError(Exception):
@@ -49,72 +45,6 @@ class Trained:
     weights: dict[str, Tensor]
 
 
-@dataclass
-class Training:
-    """The parts of a run. ``model`` owns the weights; ``parallel`` is what is called, and may be the same."""
-
-    recipe: Recipe
-    data: Dataset
-    process: Process
-    model: nn.Module
-    parallel: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
-    pictures: TrainingPictures
-    augment: BatchTransform
-    order: Order
-
-    @classmethod
-    def of(cls, recipe: Recipe, data: Dataset, process: Process) -> "Training":
-        """Builds a run at its first step, and writes nothing.
-
-        Raises:
-            RecipeError, StrategyError: the recipe does not fit the data, the machine or the number of processes.
-        """
-        order = picture_order(recipe, len(data.train.labels), process)
-        pictures = build.training_pictures(recipe, data.train)
-        seed_everything(recipe.run.seed)  # the same first weights on every process
-        num_classes, optim = len(data.classes), recipe.optim
-        model = build.build_model(recipe, num_classes).to(process.device)
-        parallel = distribute(model, recipe.run.strategy, process)
-        return cls(
-            recipe,
-            data,
-            process,
-            model,
-            parallel,
-            adamw(model, optim.lr, optim.weight_decay, optim.betas, optim.eps),
-            Ema(model, optim.ema_decay) if optim.ema_decay else None,
-            pictures,
-            build.batch_transform(recipe, num_classes),
-            order,
-        )
-
-    @property
-    def total(self) -> int:
-        """Steps of the whole schedule."""
-        return self.recipe.schedule.epochs * self.order.steps_per_epoch
-
-    def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures (B, 3, H, W) uint8 and labels (B,): this process's parts of the steps from ``start``."""
-        order = replace(self.order, start=start, stop=stop)
-        return load(self.pictures, order, self.recipe.data.workers, pin=self.process.device.type == "cuda")
-
-    def evaluate(self) -> dict[str, float]:
-        """Metrics of the averaged weights on the held-out pictures."""
-        preprocessing = build.preprocessing_of(self.recipe.data)
-        batch, workers = self.recipe.run.batch // self.process.world, self.recipe.data.workers
-        with self.ema.in_place() if self.ema is not None else nullcontext():
-            found = predict(self.parallel, self.data.held_out, preprocessing, self.process, batch, workers)
-        return classification_metrics(*found)
-
-    def weights(self) -> dict[str, Tensor]:
-        """The averaged weights, whole; every process must call this, the leading one gets them."""
-        live = self.ema.shadow if self.ema is not None else self.model.state_dict()
-        gathered = {name: whole(tensor).detach().cpu() for name, tensor in live.items()}
-        return gathered if self.process.leads else {}
-
-
 def fit(training: Training, out: Path, resuming: bool) -> Trained:
     """Trains; resume states and metrics.jsonl go to the folder ``out``.
 
@@ -126,12 +56,12 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
         DataError: a picture cannot be decoded.
     """
     recipe, run, process = training.recipe, training.recipe.run, training.process
-    state = resume.state_tensors(training.model, training.optimizer, training.ema)
     per_epoch, total = training.order.steps_per_epoch, training.total
     stop = min(run.steps or total, total)
     start = resume.latest_step(out) or 0 if resuming else 0
+    training.set_guide(start)  # a state from where λ is 1 holds no dynamic branch
     if start:
-        resume.load_state(out, start, state, process)
+        resume.load_state(out, start, training.tensors(), process)
         resume.set_optimizer_step(training.optimizer, start)
 
     batches, step, metrics = training.batches(start, stop), start, dict[str, float]()
@@ -141,6 +71,7 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
     ):
         for step in range(start + 1, stop + 1):  # at the end of its turn, ``step`` steps are done
             lr = rate(recipe, step - 1, total, per_epoch)
+            strength = training.set_guide(step - 1)
             set_learning_rate(training.optimizer, lr)
             loss = backward(training, batches, step - 1)
             norm = clip_gradients(training.model, recipe.optim.clip_norm)
@@ -154,13 +85,14 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
 
             journal.step(loss)
             if step % run.log_every == 0:
-                journal.log(step, step / per_epoch, loss=loss, lr=lr, grad_norm=norm)
+                guide = {"guide": strength, "guide_kl": training.guide_divergence()} if training.guided else {}
+                journal.log(step, step / per_epoch, loss=loss, lr=lr, grad_norm=norm, **guide)
             epoch, at_epoch_end = step // per_epoch, step % per_epoch == 0
             if step == stop or (at_epoch_end and epoch % run.evaluate_every == 0):
                 metrics = training.evaluate()
                 journal.evaluated(step, epoch, recipe.schedule.epochs, loss, metrics)
             if step == stop or stopping or (step % run.save_every == 0 if run.save_every else at_epoch_end):
-                resume.save_state(out, step, state, process)
+                resume.save_state(out, step, training.tensors(), process)
             if stopping and step < stop:
                 journal.say(f"stopped after step {step} of {stop}; the state is saved, go on with --resume")
                 break
@@ -190,40 +122,10 @@ def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step:
         sync_gradients(training.parallel, wanted=part == recipe.run.accumulate - 1)
         with autocast(recipe.run.amp, process.device):
             logits = training.parallel(images)
-        loss = F.cross_entropy(logits.float(), targets) / recipe.run.accumulate
+            loss = training.loss(images, logits, targets) / recipe.run.accumulate
         loss.backward()
         total += loss.item()
     return total
-
-
-def picture_order(recipe: Recipe, pictures: int, process: Process) -> Order:
-    """The order in which this process sees the training pictures.
-
-    Raises:
-        RecipeError: the batch is larger than the data, or cannot be shared out.
-    """
-    run = recipe.run
-    if run.batch > pictures:
-        raise RecipeError(f"run.batch = {run.batch} is more than the {pictures} training pictures; make it smaller")
-    if run.batch % (process.world * run.accumulate):
-        raise RecipeError(
-            f"run.batch = {run.batch} must be a multiple of {process.world} processes x run.accumulate {run.accumulate}"
-        )
-    part = run.batch // (process.world * run.accumulate)
-    if (recipe.augment.mixup or recipe.augment.cutmix) and part % 2:
-        raise RecipeError(
-            f"mixup and cutmix pair pictures: run.batch = {run.batch} over {process.world} processes and "
-            f"run.accumulate {run.accumulate} gives parts of {part}, which must be even"
-        )
-    return Order(
-        pictures,
-        run.batch,
-        run.seed,
-        repeats=recipe.data.repeats,
-        rank=process.rank,
-        world=process.world,
-        accumulate=run.accumulate,
-    )
 
 
 def rate(recipe: Recipe, step: int, total: int, per_epoch: int) -> float:

@@ -17,11 +17,12 @@ from skipvit.transforms import Pixels, Preprocessing, stack
 from train import build
 from train.denormals import flushed_denormals
 from train.distributed import StrategyError, processes
-from train.loop import Trained, Training, TrainingError, fit
+from train.loop import Trained, TrainingError, fit
 from train.pictures import DataError, Dataset, Labels, Pictures, open_data
 from train.recipe import Recipe, RecipeError
 from train.resume import ResumeError
 from train.run import RECIPE
+from train.training import Training
 
 EXPECTED = (RecipeError, DataError, StrategyError, ResumeError, TrainingError)
 # Pictures that export compares engines on; a few hundred tiny ones, or a few dozen large ones.
@@ -44,6 +45,8 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
         if process.leads:  # not earlier: a recipe that cannot be trained leaves nothing behind
             out.mkdir(parents=True, exist_ok=True)
             write_atomically(out / RECIPE, json.dumps(recipe.model_dump(mode="json"), indent=2) + "\n")
+            if training.started_from:
+                print(training.started_from)
         process.barrier()
         trained = fit(training, out, resuming)
         if trained.stopped_by is not None:

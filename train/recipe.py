@@ -1,6 +1,6 @@
 """A recipe: everything that decides the outcome of a training run, as data.
 
-    [model] [data] [augment] [optim] [schedule] [run]
+    [model] [data] [augment] [optim] [schedule] [run]      and where wanted  [guide] [distill]
 
 A recipe is a TOML file, or the recipe.json that a run leaves behind. Unknown keys are errors. Nothing here imports
 torch, so that a typo is reported at once.
@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,10 +34,16 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """A timm name or one of ours; ``args`` go to its constructor. Classes and picture size come from the data."""
+    """A timm name or one of ours; ``args`` go to its constructor. Classes and picture size come from the data.
+
+    ``weights`` are those to start from: ``none``, a checkpoint folder, or a timm model whose weights are fetched. They
+    must be the model's own, all of them, but for the head of other classes. A plain ViT's are also those of the models
+    of our family that are made from it: what their spec adds starts fresh, and so the matrices of [guide] can learn.
+    """
 
     name: str
     args: dict[str, Any] = Field(default_factory=dict)
+    weights: str = "none"
 
 
 class Data(_Section):
@@ -106,6 +112,24 @@ class Schedule(_Section):
         return self
 
 
+class Guide(_Section):
+    """DGSSA's dynamic-guided training: static blocks use  Â = (1 - λ) A + λ S  until λ is 1, S alone from then on."""
+
+    ramp: Fraction = Field(default=0.5, description="share of the steps in which λ goes from 0 to 1; 0 guides nothing")
+    schedule: Literal["linear", "cosine"] = "linear"
+    weight: float = Field(default=1.0, ge=0.0, description="β of the loss β KL(A || S), while λ is below 1")
+
+
+class Distill(_Section):
+    """(1 - weight) cross entropy + weight x the teacher's part: T² KL at temperature T, or its class as hard label."""
+
+    teacher: str = Field(default="none", description="checkpoint folder, or a timm model whose weights are fetched")
+    kind: Literal["soft", "hard"] = "soft"
+    temperature: float = Field(default=2.0, gt=0.0)
+    weight: Fraction = 0.5
+    other_names: bool = Field(default=False, description="the teacher's classes are the data's, under other names")
+
+
 class Run(_Section):
     """How the run is carried out. ``batch`` is the whole batch of a step, over all processes and accumulation."""
 
@@ -131,6 +155,8 @@ class Recipe(_Section):
     augment: Augment = Augment()
     optim: Optim
     schedule: Schedule
+    guide: Guide | None = None
+    distill: Distill = Distill()
     run: Run
 
     @model_validator(mode="after")
@@ -200,7 +226,9 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
         value = text.strip()
     table = tables
     for parent in parents:
-        table = table.setdefault(parent, {})
+        if table.get(parent) is None:  # not there, or a resolved recipe's null
+            table[parent] = {}
+        table = table[parent]
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override}: {parent} is a value, not a section")
     table[last] = value
@@ -237,8 +265,11 @@ def _keys(section: str) -> str:
 
 
 def _schema() -> dict[str, dict[str, None]]:
-    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    return {name: dict.fromkeys(kind.model_fields) for name, kind in sections.items() if kind is not None}
+    found = {}
+    for name, field in Recipe.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))  # Guide | None has both as its arguments
+        found[name] = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, _Section))
+    return {name: dict.fromkeys(kind.model_fields) for name, kind in found.items()}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

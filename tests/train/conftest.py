@@ -36,6 +36,14 @@ device = "cpu"
 threads = 1
 """
 
+# Overrides that make the tiny recipe a guided DGSSA + GLAD whose λ is 1 from step 7 of 44 on.
+GUIDED = [
+    "model.name=dgssa_glad_micro_patch2_8",
+    'model.args={embed_dim=16, depth=3, num_heads=2, spec="static:0-1 tokens:1/2@2", drop_path_rate=0.2}',
+    "guide.ramp=0.16",
+    "guide.weight=2.0",
+]
+
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +56,11 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_text() -> str:
     return TINY
+
+
+@pytest.fixture(scope="session")
+def guided() -> list[str]:
+    return GUIDED
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from skipvit.transforms import Preprocessing
 from train import resume
 from train.digits import Glyphs, digits
 from train.distributed import Process, StrategyError, distribute, processes
-from train.loop import Training, fit
+from train.loop import fit
 from train.pictures import open_data
 from train.predict import predict
 from train.recipe import RecipeError, read_recipe
+from train.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -26,14 +27,19 @@ CALM = {"drop_path_rate = 0.2": "drop_path_rate = 0.0", "lr = 2e-3": "lr = 2e-3\
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+def calm_guided(guided: list[str]) -> list[str]:
+    return [override.replace("drop_path_rate=0.2", "drop_path_rate=0.0") for override in guided]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, calm_guided: list[str]) -> Path:
     """The folder that two_processes.py filled."""
     out = tmp_path_factory.mktemp("pair")
     for old, new in CALM.items():
         tiny_text = tiny_text.replace(old, new)
     (out / "tiny.toml").write_text(tiny_text)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("two_processes.py")), str(out / "tiny.toml"), str(out)]
+    command += [str(Path(__file__).with_name("two_processes.py")), str(out / "tiny.toml"), str(out), *calm_guided]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,6 +70,15 @@ def test_one_process_goes_on_from_twos_state(pair: Path, single: dict[str, torch
     resumed = fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), pair / name, resuming=True)
     assert resumed.step == 12
     assert far(resumed.weights, single) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["guided-ddp", "guided-fsdp", "guided-ddp-7", "guided-fsdp-7"])
+def test_two_processes_drop_the_guide_as_one_does(
+    pair: Path, calm_guided: list[str], tmp_path: Path, name: str
+) -> None:
+    recipe = read_recipe(pair / "tiny.toml", calm_guided)
+    alone = fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), tmp_path, resuming=False)
+    assert far(load_file(pair / f"{name}.safetensors"), alone.weights) < 1e-5
 
 
 def test_moments_of_shards_are_put_together(pair: Path, single: dict[str, torch.Tensor]) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from train import loop
 from train.distributed import Process
-from train.loop import Trained, Training, TrainingError, fit
+from train.loop import Trained, TrainingError, fit
 from train.pictures import DataError, open_data
 from train.recipe import RecipeError, read_recipe
+from train.training import Training
 
 ALONE = Process(0, 1, torch.device("cpu"))
 

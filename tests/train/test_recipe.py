@@ -37,6 +37,16 @@ def test_resolved_recipe_is_a_recipe(tiny: Path, tmp_path: Path) -> None:
     assert read_recipe(resolved) == recipe
 
 
+def test_guide_is_there_when_it_is_named(tiny: Path, tmp_path: Path) -> None:
+    assert read_recipe(tiny).guide is None
+    guide = read_recipe(tiny, ["guide.weight=0.3"]).guide
+    assert guide is not None
+    assert (guide.ramp, guide.weight, guide.schedule) == (0.5, 0.3, "linear")
+    resolved = tmp_path / "recipe.json"  # which says null where there is none
+    resolved.write_text(json.dumps(read_recipe(tiny).model_dump(mode="json")))
+    assert read_recipe(resolved, ["guide.weight=0.3"]).guide == guide
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -49,6 +59,10 @@ def test_resolved_recipe_is_a_recipe(tiny: Path, tmp_path: Path) -> None:
         ("run.batch=64.5", r"run.batch = 64.5: input should be a valid integer"),
         ("run.tensorboard=1", r"run.tensorboard = 1: input should be a valid boolean"),
         ("run.strategy=dpp", r"run.strategy = 'dpp': input should be 'auto', 'single', 'ddp' or 'fsdp'"),
+        ("guide.wieght=1", r"unknown key guide.wieght = 1; did you mean guide.weight\?"),
+        ("guide.ramp=2", r"guide.ramp = 2: input should be less than or equal to 1"),
+        ("distill.kind=softly", r"distill.kind = 'softly': input should be 'soft' or 'hard'"),
+        ("distil.teacher=x", r"unknown key distil = .*; did you mean distill\?"),
         ("schedule.warmup_epochs=2", r"schedule: warmup_epochs 2 must be fewer than epochs 2"),
         ("run.accumulate=5", r"run.batch 64 cannot be split into run.accumulate 5"),
         ("run.batch=1", None),

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from train.distributed import Process
-from train.loop import Training, fit
+from train.loop import fit
 from train.pictures import open_data
 from train.recipe import read_recipe
 from train.resume import ResumeError, latest_step, save_state
+from train.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Process(0, 1, torch.device("cpu"))

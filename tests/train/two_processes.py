@@ -1,6 +1,6 @@
 """Trains under torchrun with DDP and with FSDP2. A program of test_distributed.py.
 
-torchrun --nproc-per-node 2 two_processes.py RECIPE OUT
+torchrun --nproc-per-node 2 two_processes.py RECIPE OUT KEY=VALUE...      (what makes the recipe a guided one)
 """
 
 import sys
@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from train.distributed import processes
-from train.loop import Trained, Training, fit
+from train.loop import Trained, fit
 from train.pictures import open_data
 from train.predict import predict
 from train.recipe import read_recipe
+from train.training import Training
 
 if __name__ == "__main__":
     recipe, out = sys.argv[1], Path(sys.argv[2])
@@ -39,6 +40,17 @@ if __name__ == "__main__":
             run_state = out / "half-fsdp" / "state"
             assert [path.name for path in run_state.iterdir()] == ["step-00000012"]
         run("other-half", "run.strategy=fsdp", "run.steps=6")
+
+        # λ reaches 1 after step 7, so that the model is rebuilt in the middle of the run, or right after a resume
+        guided = sys.argv[3:]
+        for strategy in ("ddp", "fsdp"):
+            chosen = [*guided, f"run.strategy={strategy}"]
+            trained = run(f"guided-{strategy}", *chosen, "run.accumulate=2")
+            run(f"guided-{strategy}-7", *chosen, "run.steps=7")
+            resumed = run(f"guided-{strategy}-7", *chosen, resuming=True)
+            if process.leads:
+                save_file(trained.weights, out / f"guided-{strategy}.safetensors")
+                save_file(resumed.weights, out / f"guided-{strategy}-7.safetensors")
 
         # an odd number of pictures, so that one process has one to repeat
         from train.digits import Glyphs

@@ -1,0 +1,98 @@
+"""Trained models that a run starts from or learns from: a checkpoint folder, or a timm model with timm's weights."""
+
+from pathlib import Path
+
+from torch import nn
+
+from skipvit.checkpoints import DESCRIPTION, CheckpointError
+from skipvit.models import SkipVisionTransformer
+from skipvit.models.timm_guard import timm
+from skipvit.origin import Origin, OriginError, resolve
+from skipvit.transforms import Preprocessing
+from skipvit.weights import WeightsError, load_weights
+from train.recipe import RecipeError
+
+NONE = "none"
+
+
+def load_start(model: nn.Module, source: str) -> str:
+    """Puts the weights of ``source`` into a fresh model, and returns in words what was done ("" without a source).
+
+    The source must have the model's weights, all of them and no others, but for the head of another class count, which
+    stays fresh. A plain ViT of timm's is first brought under the model's spec; what the spec adds stays fresh then.
+
+    Raises:
+        RecipeError: the source cannot be had, or does not fit.
+    """
+    if source == NONE:
+        return ""
+    given, done = _open("model.weights", source).model, []
+    if type(given) is timm.models.vision_transformer.VisionTransformer and isinstance(model, SkipVisionTransformer):
+        try:
+            given = SkipVisionTransformer.from_vit(given, model.spec, model.choices)
+        except ValueError as error:
+            raise RecipeError(f"model.weights = {source!r} cannot become the model: {error}") from None
+        done.append(f"a plain ViT's; what '{model.spec}' adds starts fresh")
+    state, own = dict(given.state_dict()), model.state_dict()
+    if head := _other_head(given, model):
+        state |= {name: own[name] for name in head}
+        done.append(f"a fresh head, for {own[head[0]].shape[0]} classes where {source} has other classes")
+    try:
+        resampled = load_weights(model, state, source)
+    except WeightsError as error:
+        hint = ""
+        if any(".attn.qk." in name for name in own.keys() - state.keys()):
+            hint = "; [guide] needs queries and keys, which a static model has left behind: start from the plain ViT"
+        raise RecipeError(f"model.weights: {error}{hint}") from None
+    return f"weights of {source}" + "".join(f"; {text}" for text in [*done, resampled] if text)
+
+
+def open_teacher(source: str, preprocessing: Preprocessing, labels: tuple[str, ...], other_names: bool) -> nn.Module:
+    """A trained model that sees the pictures as the student does, and tells the same classes apart.
+
+    Args:
+        other_names: its classes are ``labels`` in their order, though it calls them otherwise.
+
+    Raises:
+        RecipeError: it cannot be had, or differs in preprocessing or classes.
+    """
+    origin = _open("distill.teacher", source)
+    mine, theirs = preprocessing.model_dump(mode="json"), origin.preprocessing.model_dump(mode="json")
+    different = [f"{key} {theirs[key]} where the recipe has {mine[key]}" for key in mine if mine[key] != theirs[key]]
+    if different:
+        raise RecipeError(
+            f"distill.teacher = {source!r} was trained with another preprocessing: {', '.join(different)}; "
+            "change [data], or choose another teacher"
+        )
+    if len(origin.labels) != len(labels):
+        raise RecipeError(
+            f"distill.teacher = {source!r} knows {len(origin.labels)} classes, the data has {len(labels)}; "
+            "choose a teacher trained on these classes"
+        )
+    if origin.labels != labels and not other_names:
+        at = next(i for i, (a, b) in enumerate(zip(origin.labels, labels, strict=True)) if a != b)
+        raise RecipeError(
+            f"distill.teacher = {source!r} calls class {at} {origin.labels[at]!r}, the data {labels[at]!r}; choose "
+            "another teacher, or set distill.other_names=true if these are the same classes in the same order"
+        )
+    return origin.model.eval().requires_grad_(False)
+
+
+def _open(key: str, source: str) -> Origin:
+    is_checkpoint = (Path(source) / DESCRIPTION).exists()
+    try:
+        return resolve(source, None, pretrained=not is_checkpoint, model_args={})
+    except (OriginError, CheckpointError, ValueError) as error:
+        raise RecipeError(
+            f"{key} = {source!r} is neither a checkpoint that can be used nor a timm model whose weights can be had: "
+            f"{error}"
+        ) from None
+
+
+def _other_head(given: nn.Module, model: nn.Module) -> list[str]:
+    """Names of the classifier's weights where the two models have different numbers of classes."""
+    if getattr(given, "num_classes", None) == getattr(model, "num_classes", None):
+        return []
+    classifier = getattr(model, "default_cfg", {}).get("classifier")
+    own = model.state_dict().keys()
+    return [name for name in own if isinstance(classifier, str) and name.startswith(f"{classifier}.")]
