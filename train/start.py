@@ -9,7 +9,7 @@ from skipvit.models import SkipVisionTransformer
 from skipvit.models.timm_guard import timm
 from skipvit.origin import Origin, OriginError, resolve
 from skipvit.transforms import Preprocessing
-from skipvit.weights import WeightsError, load_weights
+from skipvit.weights import MismatchError, WeightsError, load_weights
 from train.recipe import RecipeError
 
 NONE = "none"
@@ -38,13 +38,15 @@ def load_start(model: nn.Module, source: str) -> str:
         state |= {name: own[name] for name in head}
         done.append(f"a fresh head, for {own[head[0]].shape[0]} classes where {source} has other classes")
     try:
-        resampled = load_weights(model, state, source)
-    except WeightsError as error:
-        hint = ""
+        load_weights(model, state, source)
+    except MismatchError as error:
+        hint = "give model.name and model.args as it was trained with them, or other weights"
         if any(".attn.qk." in name for name in own.keys() - state.keys()):
-            hint = "; [guide] needs queries and keys, which a static model has left behind: start from the plain ViT"
-        raise RecipeError(f"model.weights: {error}{hint}") from None
-    return f"weights of {source}" + "".join(f"; {text}" for text in [*done, resampled] if text)
+            hint = "[guide] needs queries and keys, which a static model has left behind: start from the plain ViT"
+        raise RecipeError(f"model.weights: {error}; {hint}") from None
+    except WeightsError as error:
+        raise RecipeError(f"model.weights: {error}") from None
+    return "; ".join([f"weights of {source}", *done])
 
 
 def open_teacher(source: str, preprocessing: Preprocessing, labels: tuple[str, ...], other_names: bool) -> nn.Module:

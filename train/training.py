@@ -41,6 +41,7 @@ class Training:
     order: Order
     distillation: Distillation | None = None
     guided: bool = False  # ``model`` still has a dynamic branch beside its static matrices
+    divergence: Tensor | None = None  # KL(A || S) of this process, in the last part of the last step's batch
     started_from: str = ""  # in words, where the recipe names weights
 
     @classmethod
@@ -66,7 +67,7 @@ class Training:
             order,
             build.distillation(recipe, data.classes, process.device),
             guided,
-            started_from,
+            started_from=started_from,
         )
 
     @property
@@ -114,13 +115,16 @@ class Training:
         loss = F.cross_entropy(logits.float(), targets)
         if self.distillation is not None:
             loss = self.distillation(images, logits.float(), loss)
-        if self.guided and self.recipe.guide is not None and self.recipe.guide.weight:
-            loss = loss + self.recipe.guide.weight * _family(self.model).guide_loss()
+        if self.guided and self.recipe.guide is not None:
+            divergence = _family(self.model).guide_loss()
+            self.divergence = divergence.detach()
+            loss = loss + self.recipe.guide.weight * divergence
         return loss
 
     def guide_divergence(self) -> float:
         """KL(A || S) a row in the last part of this step's batch; every process must call this."""
-        return float(self.process.mean(_family(self.model).guide_loss().detach()))
+        assert self.divergence is not None, "only a step that was taken has one"
+        return float(self.process.mean(self.divergence.clone()))
 
     def evaluate(self) -> dict[str, float]:
         """Metrics of the averaged weights on the held-out pictures.
