@@ -1,54 +1,82 @@
 """Measures engines, servers and the demo's accuracy: baseline and variant in turns, medians, one CSV row each.
 
     skipvit-bench engine --sizes tiny small --resolutions 224 384
+    skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench accuracy --seeds 0 1 2
+    skipvit-bench presets
 
-Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README.
+Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `presets`
+measures nothing: it prints what every preset costs, counted and by closed forms.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from benchmarks.families import FAMILIES, FORMS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
+    commands = {"engine": _engine, "server": _server, "accuracy": _accuracy, "presets": _presets}
     try:
-        from benchmarks import rows as results
-
-        if arguments.what == "engine":
-            from benchmarks import engines
-
-            packages: tuple[str, ...] = engines.PACKAGES
-            rows = [
-                row
-                for size in arguments.sizes
-                for resolution in arguments.resolutions
-                for row in engines.measure(size, resolution, arguments.batches, arguments.rounds)
-            ]
-        elif arguments.what == "accuracy":
-            from benchmarks import accuracy
-
-            packages = accuracy.PACKAGES
-            rows = accuracy.measure(arguments.seeds)
-        else:
-            from benchmarks import servers
-
-            packages = servers.PACKAGES
-            rows = servers.measure(arguments.seconds, arguments.rounds, arguments.clients)
+        return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
-        print(f"skipvit-bench: {error.name} is not installed; run: pip install 'skipvit[bench,train]'", file=sys.stderr)
-        return 1
+        return _fail(f"{error.name} is not installed; run: pip install 'skipvit[bench,train]'")
     except RuntimeError as error:
-        print(f"skipvit-bench: {error}", file=sys.stderr)
-        return 1
-    path = results.write_rows(arguments.what, rows, packages, arguments.out)
-    results.print_table(list(rows))
-    print(f"Written: {path}")
+        return _fail(str(error))
+
+
+def _engine(arguments: argparse.Namespace) -> int:
+    from benchmarks import engines
+
+    forms = [FORMS[name] for name in arguments.forms]
+    rows = [
+        row
+        for size in arguments.sizes
+        for resolution in arguments.resolutions
+        for row in engines.measure(size, resolution, arguments.batches, arguments.rounds, arguments.families, forms)
+    ]
+    _finish("engine", rows, engines.PACKAGES, arguments.out)
     return 0
+
+
+def _server(arguments: argparse.Namespace) -> int:
+    from benchmarks import servers
+
+    rows = servers.measure(arguments.seconds, arguments.rounds, arguments.clients)
+    _finish("server", rows, servers.PACKAGES, arguments.out)
+    return 0
+
+
+def _accuracy(arguments: argparse.Namespace) -> int:
+    from benchmarks import accuracy
+
+    _finish("accuracy", accuracy.measure(arguments.seeds), accuracy.PACKAGES, arguments.out)
+    return 0
+
+
+def _presets(_: argparse.Namespace) -> int:
+    from benchmarks import presets
+    from benchmarks.rows import print_table
+
+    rows = presets.table()
+    print_table(list(rows))
+    wrong = [str(row["name"]) for row in rows if row["equal"] != "yes"]
+    return _fail(f"counted and closed form differ for {', '.join(wrong)}") if wrong else 0
+
+
+def _finish(what: str, rows: list[dict[str, object]], packages: Sequence[str], out: Path) -> Path:
+    from benchmarks.rows import print_table, write_rows
+
+    path = write_rows(what, rows, packages, out)
+    shown: list[Mapping[str, object]] = list(rows)
+    print_table(shown)
+    print(f"Written: {path}")
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,24 +86,36 @@ def _parser() -> argparse.ArgumentParser:
     results = Path(__file__).resolve().parent / "results"
     parser.add_argument("--out", type=Path, default=results, help="folder of the CSV (default: benchmarks/results)")
     what = parser.add_subparsers(dest="what", required=True)
-    engine = what.add_parser("engine", help="ViT and SkipAt in PyTorch and ONNX Runtime on one core")
-    engine.add_argument("--sizes", nargs="+", choices=("tiny", "small", "base"), default=["tiny", "small"])
-    engine.add_argument("--resolutions", nargs="+", type=_positive, default=[224], help="in pixels, multiples of 16")
-    engine.add_argument("--batches", nargs="+", type=_positive, default=[1, 8], help="images a call (default: 1 8)")
-    engine.add_argument("--rounds", type=_positive, default=9, help="turns of every candidate (default: 9)")
+    _add_engine(what.add_parser("engine", help="ViT and its variants in PyTorch and ONNX Runtime on one core"))
     server = what.add_parser("server", help="ours against plain FastAPI, over HTTP on this machine")
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     server.add_argument("--rounds", type=_positive, default=3, help="turns of every candidate (default: 3)")
     server.add_argument("--clients", nargs="+", type=_positive, default=[1, 32], help="connections (default: 1 32)")
     accuracy = what.add_parser("accuracy", help="trains the demo's ViT and SkipAt with several seeds")
     accuracy.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one training each (default: 0 1 2)")
+    what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
+
+
+def _add_engine(engine: argparse.ArgumentParser) -> None:
+    add = engine.add_argument
+    add("--sizes", nargs="+", choices=("tiny", "small", "base"), default=["tiny", "small"])
+    add("--resolutions", nargs="+", type=_positive, default=[224], help="in pixels, multiples of 16 (default: 224)")
+    add("--batches", nargs="+", type=_positive, default=[1, 8], help="images a call (default: 1 8)")
+    add("--rounds", type=_positive, default=9, help="turns of every candidate (default: 9)")
+    add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="ratios need vit among them")
+    add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="timm is its plain export of the ViT")
 
 
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"needs a whole number from 1 up, got {text!r}")
     return int(text)
+
+
+def _fail(message: str) -> int:
+    print(f"skipvit-bench: {message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

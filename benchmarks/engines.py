@@ -1,26 +1,32 @@
-"""Speed of the same ViT in several forms on one CPU core, measured side by side.
+"""Speed of ViT and of the family in several forms on one CPU core, measured side by side.
 
-Every round runs every candidate once, in an order that rotates, on the same pictures; a ratio is the median over
-rounds of baseline time over candidate time. Time is this process's CPU time on one thread, which a busy machine
-disturbs little; images/s on n cores is about n * 1000 / cpu_ms_per_image. The plain forms get their input normalised
-beforehand, outside the time; skipvit's graph starts from uint8 and its normalisation is inside the time.
+The plain forms get their input normalised beforehand, outside the time; skipvit's graph starts from uint8 and its
+normalisation is inside the time. Both ratios of a row are paired within rounds: over timm's plain export of the ViT,
+and over the ViT in the row's own form, which has had the same rewrites. images/s on n cores is about
+n * 1000 / cpu_ms_per_image.
 """
 
 import statistics
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from benchmarks.families import EAGER, FAMILIES, FORMS, OURS, PLAIN
+from benchmarks.timing import (
+    Array,
+    Candidate,
+    checked_drift,
+    interleave,
+    logits_of,
+    onnx_run,
+    speedup,
+    torch_run,
+)
 from export.deploy import DeployClassifier, Normalise
 from export.graph import LOGITS, to_graph
 from skipvit.complexity import count_macs, count_params
@@ -28,68 +34,81 @@ from skipvit.models import create_model
 from skipvit.transforms import Pixels, Preprocessing
 
 PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "numpy")
-Array = np.ndarray[Any, Any]
-BASELINE = "timm export"
-_MAX_DRIFT = 1e-3
+Key = tuple[str, str]  # family, form
 
 
-def measure(size: str, resolution: int, batches: list[int], rounds: int) -> list[dict[str, object]]:
-    """Rows for ViT and SkipAt of one size ("tiny", "small", "base") at one resolution in pixels.
+def measure(
+    size: str,
+    resolution: int,
+    batches: Sequence[int],
+    rounds: int,
+    families: Collection[str] = tuple(FAMILIES),
+    forms: Collection[str] = tuple(FORMS.values()),
+) -> list[dict[str, object]]:
+    """Rows for one size ("tiny", "small", "base") at one resolution in pixels.
+
+    Args:
+        families: a ratio over the ViT needs ``vit`` among them.
+        forms: values of `FORMS`; the plain export is made of the ViT alone.
 
     Raises:
         RuntimeError: two forms of one model disagree; the figures would compare different things.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    names = (f"vit_{size}_patch16_224", f"skipat_{size}_patch16_224")
-    models = {name: create_model(name, img_size=resolution).eval() for name in names}
+    if not families or not forms or (set(forms) == {PLAIN} and "vit" not in families):
+        raise RuntimeError("nothing to run: timm's export is made of the ViT alone; name more families or forms")
+    models = {f: create_model(f"{f}_{size}_patch16_224", img_size=resolution).eval() for f in families}
+    costs = _costs(models, resolution)
     rows: list[dict[str, object]] = []
     with TemporaryDirectory() as scratch:
-        candidates = _candidates(models, resolution, Path(scratch))
+        candidates = _candidates(models, resolution, forms, Path(scratch))
         for batch in batches:
             pictures = np.random.default_rng(0).integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
-            drift = _drift(candidates, pictures)
-            times = _interleave(candidates, pictures, rounds, f"{size} {resolution} px batch {batch}")
-            rows += _rows(models, resolution, batch, times, drift, rounds)
+            drift = _drift(models, candidates, pictures)
+            times = interleave(candidates, pictures, rounds, f"{size} {resolution} px batch {batch}")
+            rows += [
+                {
+                    "model": f"{family}_{size}_patch16_224",
+                    "form": form,
+                    "resolution_px": resolution,
+                    "batch": batch,
+                    "precision": "fp32",
+                    **costs[family],
+                    **_figures(times, family, form),
+                    "max_abs_logit_drift": f"{drift[family, form]:.1e}",
+                    "rounds": rounds,
+                }
+                for family, form in times
+            ]
     return rows
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One form of a model: ``prepare`` makes its input from uint8 pictures, untimed; ``run`` gives its logits."""
-
-    prepare: Callable[[Pixels], Array]
-    run: Callable[[Array], Array]
-
-
-Candidates = dict[tuple[str, str], Candidate]
-
-
-def _candidates(models: dict[str, nn.Module], resolution: int, scratch: Path) -> Candidates:
+def _candidates(
+    models: dict[str, nn.Module], resolution: int, forms: Collection[str], scratch: Path
+) -> dict[Key, Candidate]:
     preprocessing = Preprocessing(height=resolution, width=resolution)
-    normalise = Normalise(preprocessing)
 
     def normalised(pictures: Pixels) -> Array:
-        return normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()).contiguous().numpy()
+        return _normalised(pictures, preprocessing)
 
-    found: Candidates = {}
-    for name, model in models.items():
-        found[name, "PyTorch"] = Candidate(normalised, _torch(model))
-        if name.startswith("vit"):
-            path = scratch / f"{name}.onnx"
+    found: dict[Key, Candidate] = {}
+    for family, model in models.items():
+        if EAGER in forms:
+            found[family, EAGER] = Candidate(normalised, torch_run(model))
+        if PLAIN in forms and family == "vit":
+            path = scratch / "vit.onnx"
             _plain_export(model, resolution, path)
-            found[name, BASELINE] = Candidate(normalised, _session(str(path)))
-        graph = to_graph(DeployClassifier(model, preprocessing), resolution, resolution)
-        found[name, "skipvit export"] = Candidate(lambda pictures: pictures, _session(graph.SerializeToString()))
+            found[family, PLAIN] = Candidate(normalised, onnx_run(str(path)))
+        if OURS in forms:
+            graph = to_graph(DeployClassifier(model, preprocessing), resolution, resolution)
+            found[family, OURS] = Candidate(lambda pictures: pictures, onnx_run(graph.SerializeToString()))
     return found
 
 
-def _torch(model: nn.Module) -> Callable[[Array], Array]:
-    def run(images: Array) -> Array:
-        with torch.inference_mode():
-            return model(torch.from_numpy(images)).numpy()
-
-    return run
+def _normalised(pictures: Pixels, preprocessing: Preprocessing) -> Array:
+    """Pictures (B, H, W, 3) uint8 as the images (B, 3, H, W) float32 that a plain model takes."""
+    return Normalise(preprocessing)(torch.from_numpy(pictures).permute(0, 3, 1, 2).float()).contiguous().numpy()
 
 
 def _plain_export(model: nn.Module, resolution: int, path: Path) -> None:
@@ -108,66 +127,35 @@ def _plain_export(model: nn.Module, resolution: int, path: Path) -> None:
         )
 
 
-def _session(model: str | bytes) -> Callable[[Array], Array]:
-    options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run([LOGITS], {name: images})[0]
-
-
-def _drift(candidates: Candidates, pictures: Pixels) -> dict[tuple[str, str], float]:
+def _drift(models: dict[str, nn.Module], candidates: dict[Key, Candidate], pictures: Pixels) -> dict[Key, float]:
     """Largest distance of each candidate's logits from PyTorch's."""
-    logits = {key: candidate.run(candidate.prepare(pictures)) for key, candidate in candidates.items()}
-    drift = {key: float(np.abs(logits[key] - logits[key[0], "PyTorch"]).max()) for key in logits}
-    for (name, form), distance in drift.items():
-        if distance > _MAX_DRIFT:
-            raise RuntimeError(f"{form} of {name} is {distance:.1e} away from PyTorch; it is not the same model")
-    return drift
+    size = Preprocessing(height=pictures.shape[1], width=pictures.shape[2])
+    reference = {family: torch_run(model)(_normalised(pictures, size)) for family, model in models.items()}
+    return {
+        (family, form): checked_drift(logits_of(candidate, pictures), reference[family], f"{form} of {family}")
+        for (family, form), candidate in candidates.items()
+    }
 
 
-def _interleave(
-    candidates: Candidates, pictures: Pixels, rounds: int, label: str
-) -> dict[tuple[str, str], list[float]]:
-    """CPU milliseconds per image of each candidate, a value a round."""
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in candidates}
-    inputs = {key: candidate.prepare(pictures) for key, candidate in candidates.items()}
-    order = list(candidates)
-    for round_ in tqdm(range(rounds), desc=label, unit="round", leave=False):
-        turn = round_ % len(order)
-        for key in order[turn:] + order[:turn]:
-            start = time.process_time()
-            candidates[key].run(inputs[key])
-            times[key].append((time.process_time() - start) * 1e3 / len(pictures))
-    return times
-
-
-def _rows(
-    models: dict[str, nn.Module],
-    resolution: int,
-    batch: int,
-    times: dict[tuple[str, str], list[float]],
-    drift: dict[tuple[str, str], float],
-    rounds: int,
-) -> list[dict[str, object]]:
-    baseline = times[next(key for key in times if key[1] == BASELINE)]
+def _costs(models: dict[str, nn.Module], resolution: int) -> dict[str, dict[str, object]]:
     sample = torch.zeros(1, 3, resolution, resolution)
-    return [
-        {
-            "model": name,
-            "form": form,
-            "resolution_px": resolution,
-            "batch": batch,
-            "precision": "fp32",
-            "params_m": round(count_params(models[name]) / 1e6, 3),
-            "gmacs": round(count_macs(models[name], sample) / 1e9, 4),
-            "cpu_ms_per_image": round(statistics.median(values), 3),
-            "speedup_over_timm_export": round(
-                statistics.median(b / v for b, v in zip(baseline, values, strict=True)), 3
-            ),
-            "max_abs_logit_drift": f"{drift[name, form]:.1e}",
-            "rounds": rounds,
+    return {
+        family: {
+            "params_m": round(count_params(model) / 1e6, 3),
+            "gmacs": round(count_macs(model, sample) / 1e9, 4),
         }
-        for (name, form), values in times.items()
-    ]
+        for family, model in models.items()
+    }
+
+
+def _figures(times: dict[Key, list[float]], family: str, form: str) -> dict[str, object]:
+    """The time of a candidate and its two ratios; a ratio whose baseline was not run is empty."""
+
+    def over(baseline: Key) -> float | str:
+        return round(speedup(times[baseline], times[family, form]), 3) if baseline in times else ""
+
+    return {
+        "cpu_ms_per_image": round(statistics.median(times[family, form]), 3),
+        "speedup_over_timm_export": over(("vit", PLAIN)),
+        "speedup_over_vit_same_form": over(("vit", form)),
+    }

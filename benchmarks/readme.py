@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.families import FAMILIES, OURS, PLAIN, split_name
 from benchmarks.rows import read_rows
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+_NOT_MEASURED = "not measured"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,31 +41,30 @@ def fill(text: str) -> str:
 
 
 def engine_table() -> str:
-    """Markdown of the engine benchmark: a row a size, resolution and batch; CPU ms an image, and two ratios."""
+    """Markdown of the engine benchmark: a row a size, resolution and batch; ms of the ViT, then ratios over it."""
     rows = read_rows("engine")
-    settings = dict.fromkeys((_size(r), r["resolution_px"], r["batch"]) for r in rows)
+    found = {(*_setting(r), split_name(r["model"])[0], r["form"]): r for r in rows}
+    variants = [f for f in FAMILIES if f != "vit" and any(key[3:] == (f, OURS) for key in found)]
     lines = []
-    for size, px, batch in settings:
-        own = {
-            (r["model"].split("_")[0], r["form"]): r
-            for r in rows
-            if (_size(r), r["resolution_px"], r["batch"]) == (size, px, batch)
-        }
-        ms = {key: float(r["cpu_ms_per_image"]) for key, r in own.items()}
-        ours, skipping = ("vit", "skipvit export"), ("skipat", "skipvit export")
-        shown = [ms["vit", "PyTorch"], ms["vit", "timm export"], ms[ours], ms["skipat", "PyTorch"], ms[skipping]]
-        cells = [f"{value:.1f}" for value in shown]
-        cells += [own[ours]["speedup_over_timm_export"], f"{ms[ours] / ms[skipping]:.2f}"]
-        lines.append(f"| {size} | {px} | {batch} | {' | '.join(cells)} |")
-    header = (
-        "| size | px | batch | ViT, PyTorch | ViT, timm export | ViT, our export | SkipAt, PyTorch "
-        "| SkipAt, our export | our export over timm's, ViT | SkipAt over ViT, our export |"
-    )
-    return _table(header, "|---|" + "--:|" * 9, lines, rows)
+    for setting in dict.fromkeys(map(_setting, rows)):
+        plain, ours = (found.get((*setting, "vit", form)) for form in (PLAIN, OURS))
+        cells = [_NOT_MEASURED if r is None else f"{float(r['cpu_ms_per_image']):.1f}" for r in (plain, ours)]
+        cells += [_ratio(ours, found.get((*setting, family, OURS))) for family in variants]
+        lines.append(f"| {' | '.join([*setting, *cells])} |")
+    names = ["size", "px", "batch", "ViT, timm export, ms", "ViT, our export, ms"] + [FAMILIES[f] for f in variants]
+    return _table(f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(names) - 1), lines, rows)
 
 
-def _size(row: dict[str, str]) -> str:
-    return row["model"].split("_")[1]
+def _setting(row: dict[str, str]) -> tuple[str, str, str]:
+    return split_name(row["model"])[1], row["resolution_px"], row["batch"]
+
+
+def _ratio(vit: dict[str, str] | None, variant: dict[str, str] | None) -> str:
+    """Speed-up of our export of a variant over our export of the ViT."""
+    if vit is None or variant is None:
+        return _NOT_MEASURED
+    paired = variant.get("speedup_over_vit_same_form")  # results from before the family have no such column
+    return f"{float(paired or float(vit['cpu_ms_per_image']) / float(variant['cpu_ms_per_image'])):.2f}"
 
 
 def server_table() -> str:

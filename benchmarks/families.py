@@ -1,0 +1,11 @@
+"""What is compared: the families of models as their names begin, the forms of a model, and how tables call them."""
+
+FAMILIES = {"vit": "ViT", "skipat": "SkipAt", "dgssa": "DGSSA", "glad": "GLAD", "dgssa_glad": "DGSSA+GLAD"}
+EAGER, PLAIN, OURS = "PyTorch", "timm export", "skipvit export"
+FORMS = {"pytorch": EAGER, "timm": PLAIN, "skipvit": OURS}  # as the command line calls them
+
+
+def split_name(model: str) -> tuple[str, str]:
+    """Family and size of a name such as ``dgssa_glad_small_patch16_224``."""
+    family, size, _, _ = model.rsplit("_", 3)
+    return family, size
