@@ -31,6 +31,7 @@ def test_every_console_command_answers_help(capsys: object) -> None:
     assert set(scripts) == {
         "skipvit-train",
         "skipvit-evaluate",
+        "skipvit-analyze",
         "skipvit-convert",
         "skipvit-to-onnx",
         "skipvit-serve",
