@@ -11,10 +11,10 @@ from skipvit.transforms import Preprocessing
 from train import recipe as r
 from train.augment import GlyphDistortion
 from train.batches import TrainingPictures
-from train.distill import Distillation
 from train.pictures import Pictures
 from train.prepare import BatchTransform, as_evaluated, imagenet_transform
-from train.start import NONE, open_teacher
+from train.start import NONE
+from train.teacher import Distillation, open_teacher
 
 # Training pictures of up to this side are kept in memory once they are preprocessed.
 _KEPT_SIZE = 32

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from train.distributed import Process
 from train.ema import Ema
+from train.optim import start_state
 
 STATE = "state"
 _PREFIX = "step-"
@@ -81,7 +82,9 @@ def load_state(run: Path, step: int, tensors: dict[str, Tensor], process: Proces
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Tensor]:
-    """Every tensor of a run by name, sharing memory with it; AdamW's moments must be there (see optim.start_state)."""
+    """Every tensor of a run by name, sharing memory with it; AdamW's moments are made where they are not yet."""
+    if not optimizer.state:
+        start_state(optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in ema.shadow.items()}

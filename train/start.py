@@ -1,4 +1,4 @@
-"""Trained models that a run starts from or learns from: a checkpoint folder, or a timm model with timm's weights."""
+"""Trained models that a run starts from: a checkpoint folder, or a timm model with timm's weights."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from skipvit.checkpoints import DESCRIPTION, CheckpointError
 from skipvit.models import SkipVisionTransformer
 from skipvit.models.timm_guard import timm
 from skipvit.origin import Origin, OriginError, resolve
-from skipvit.transforms import Preprocessing
 from skipvit.weights import MismatchError, WeightsError, load_weights
 from train.recipe import RecipeError
 
@@ -26,7 +25,7 @@ def load_start(model: nn.Module, source: str) -> str:
     """
     if source == NONE:
         return ""
-    given, done = _open("model.weights", source).model, []
+    given, done = open_source("model.weights", source).model, []
     if type(given) is timm.models.vision_transformer.VisionTransformer and isinstance(model, SkipVisionTransformer):
         try:
             given = SkipVisionTransformer.from_vit(given, model.spec, model.choices)
@@ -49,38 +48,12 @@ def load_start(model: nn.Module, source: str) -> str:
     return "; ".join([f"weights of {source}", *done])
 
 
-def open_teacher(source: str, preprocessing: Preprocessing, labels: tuple[str, ...], other_names: bool) -> nn.Module:
-    """A trained model that sees the pictures as the student does, and tells the same classes apart.
-
-    Args:
-        other_names: its classes are ``labels`` in their order, though it calls them otherwise.
+def open_source(key: str, source: str) -> Origin:
+    """The trained model that the recipe's ``key`` names: a checkpoint's, or timm's with the weights that timm fetches.
 
     Raises:
-        RecipeError: it cannot be had, or differs in preprocessing or classes.
+        RecipeError: it cannot be had.
     """
-    origin = _open("distill.teacher", source)
-    mine, theirs = preprocessing.model_dump(mode="json"), origin.preprocessing.model_dump(mode="json")
-    different = [f"{key} {theirs[key]} where the recipe has {mine[key]}" for key in mine if mine[key] != theirs[key]]
-    if different:
-        raise RecipeError(
-            f"distill.teacher = {source!r} was trained with another preprocessing: {', '.join(different)}; "
-            "change [data], or choose another teacher"
-        )
-    if len(origin.labels) != len(labels):
-        raise RecipeError(
-            f"distill.teacher = {source!r} knows {len(origin.labels)} classes, the data has {len(labels)}; "
-            "choose a teacher trained on these classes"
-        )
-    if origin.labels != labels and not other_names:
-        at = next(i for i, (a, b) in enumerate(zip(origin.labels, labels, strict=True)) if a != b)
-        raise RecipeError(
-            f"distill.teacher = {source!r} calls class {at} {origin.labels[at]!r}, the data {labels[at]!r}; choose "
-            "another teacher, or set distill.other_names=true if these are the same classes in the same order"
-        )
-    return origin.model.eval().requires_grad_(False)
-
-
-def _open(key: str, source: str) -> Origin:
     is_checkpoint = (Path(source) / DESCRIPTION).exists()
     try:
         return resolve(source, None, pretrained=not is_checkpoint, model_args={})

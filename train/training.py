@@ -12,7 +12,6 @@ from skipvit.metrics import classification_metrics
 from skipvit.models import SkipVisionTransformer
 from train import build
 from train.batches import Order, TrainingPictures, load, seed_everything
-from train.distill import Distillation
 from train.distributed import Process, distribute
 from train.ema import Ema, local
 from train.optim import adamw, start_state, whole
@@ -23,6 +22,7 @@ from train.recipe import Recipe, RecipeError
 from train.resume import set_optimizer_step, state_tensors
 from train.schedule import guide_strength
 from train.start import load_start
+from train.teacher import Distillation
 
 
 @dataclass

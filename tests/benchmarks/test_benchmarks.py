@@ -6,9 +6,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import engines, readme, rows, servers
+from benchmarks import engines, readme, rows, servers, timing
 from benchmarks.cli import main
 from benchmarks.load import multipart, request_bytes, run_load
 
@@ -66,17 +67,20 @@ def test_the_photo_is_the_size_that_the_figures_name() -> None:
 
 
 def test_engine_rows_come_from_runs_that_agree(tmp_path: Path) -> None:
-    found = engines.measure("tiny", 32, [1, 2], 2)
+    found = engines.measure("tiny", 32, [1, 2], 2, ["vit", "glad"])
     assert {(row["model"], row["form"]) for row in found} == {
         ("vit_tiny_patch16_224", "PyTorch"),
         ("vit_tiny_patch16_224", "timm export"),
         ("vit_tiny_patch16_224", "skipvit export"),
-        ("skipat_tiny_patch16_224", "PyTorch"),
-        ("skipat_tiny_patch16_224", "skipvit export"),
+        ("glad_tiny_patch16_224", "PyTorch"),
+        ("glad_tiny_patch16_224", "skipvit export"),
     }
     assert {row["batch"] for row in found} == {1, 2}
-    baseline = [row for row in found if row["form"] == engines.BASELINE]
-    assert all(row["speedup_over_timm_export"] == 1.0 for row in baseline)
+    for row in found:
+        if row["form"] == "timm export":
+            assert row["speedup_over_timm_export"] == 1.0
+        if row["model"] == "vit_tiny_patch16_224":
+            assert row["speedup_over_vit_same_form"] == 1.0
     path = rows.write_rows("engine", found, engines.PACKAGES, tmp_path)
     with path.open() as file:
         read = list(csv.DictReader(file))
@@ -84,14 +88,68 @@ def test_engine_rows_come_from_runs_that_agree(tmp_path: Path) -> None:
     assert all(row["machine"] and row["commit"] and "torch=" in row["versions"] for row in read)
 
 
-def test_a_form_that_is_another_model_stops_the_run() -> None:
-    import numpy as np
+def test_a_short_engine_run_takes_what_it_is_told(tmp_path: Path) -> None:
+    short = ["engine", "--sizes", "tiny", "--resolutions", "32", "--batches", "1", "--rounds", "1"]
+    chosen = ["--families", "skipat", "dgssa", "dgssa_glad", "--forms", "pytorch", "timm"]
+    assert main(["--out", str(tmp_path), *short, *chosen]) == 0
+    found = rows.read_rows("engine", tmp_path)
+    assert [row["model"].split("_tiny")[0] for row in found] == ["skipat", "dgssa", "dgssa_glad"]
+    # no ViT was run to compare them with
+    assert {(row["speedup_over_timm_export"], row["speedup_over_vit_same_form"]) for row in found} == {("", "")}
+    with pytest.raises(RuntimeError, match="made of the ViT alone"):
+        engines.measure("tiny", 32, [1], 1, ["glad"], ["timm export"])
 
-    same = engines.Candidate(lambda x: x.astype(np.float32), lambda x: x.reshape(len(x), -1))
-    other = engines.Candidate(same.prepare, lambda x: same.run(x) + 1)
-    pictures = np.zeros((1, 2, 2, 3), np.uint8)
+
+def test_ratios_are_medians_of_paired_rounds() -> None:
+    times = {("vit", "skipvit export"): [4.0, 8.0, 90.0], ("glad", "skipvit export"): [2.0, 5.0, 30.0]}
+    figures = engines._figures(times, "glad", "skipvit export")
+    assert figures["cpu_ms_per_image"] == 5.0
+    assert figures["speedup_over_vit_same_form"] == 2.0  # of 2, 1.6 and 3; the medians alone would give 1.6
+    assert figures["speedup_over_timm_export"] == ""
+
+
+def test_a_form_that_is_another_model_stops_the_run() -> None:
+    logits = np.zeros((1, 2), np.float32)
+    assert timing.checked_drift(logits + 1e-4, logits, "fast of m") == pytest.approx(1e-4)
     with pytest.raises(RuntimeError, match=r"fast of m is 1\.0e\+00 away from PyTorch"):
-        engines._drift({("m", "PyTorch"): same, ("m", "fast"): other}, pictures)
+        timing.checked_drift(logits + 1, logits, "fast of m")
+    with pytest.raises(RuntimeError, match="away from PyTorch"):
+        timing.checked_drift(logits * np.nan, logits, "broken")
+
+
+def test_every_candidate_runs_once_a_round_and_takes_turns_at_being_first() -> None:
+    order: list[str] = []
+
+    def candidate(name: str) -> timing.Candidate:
+        return timing.Candidate(lambda x: x, lambda x: order.append(name) or x)  # type: ignore[func-returns-value]
+
+    times = timing.interleave({name: candidate(name) for name in "abc"}, np.zeros((2, 1, 1, 3), np.uint8), 3, "")
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert {len(values) for values in times.values()} == {3}
+
+
+ENGINE_ROW = {
+    "machine": "M", "versions": "v", "commit": "c", "date": "2026-01-01", "rounds": "3",
+    "resolution_px": "224", "batch": "8", "speedup_over_vit_same_form": "2.241",
+}  # fmt: skip
+
+
+def test_the_engine_table_has_a_column_a_measured_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(model: str, form: str, ms: float, **other: str) -> dict[str, str]:
+        return {**ENGINE_ROW, "model": model, "form": form, "cpu_ms_per_image": str(ms), **other}
+
+    found = [
+        row("vit_small_patch16_224", "timm export", 97.4),
+        row("vit_small_patch16_224", "skipvit export", 84.0),
+        row("dgssa_glad_small_patch16_224", "skipvit export", 40.0),
+        row("skipat_small_patch16_224", "skipvit export", 80.0, speedup_over_vit_same_form=""),
+        row("skipat_base_patch16_224", "skipvit export", 300.0),
+    ]
+    monkeypatch.setattr(readme, "read_rows", lambda _: found)
+    lines = readme.engine_table().splitlines()
+    assert lines[0] == "| size | px | batch | ViT, timm export, ms | ViT, our export, ms | SkipAt | DGSSA+GLAD |"
+    assert lines[2] == "| small | 224 | 8 | 97.4 | 84.0 | 1.05 | 2.24 |"
+    assert lines[3] == "| base | 224 | 8 | not measured | not measured | not measured | not measured |"
 
 
 def test_both_servers_answer_all_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from skipvit.transforms import Preprocessing
 from train import build
-from train.distill import Distillation
 from train.distributed import Process
 from train.loop import fit
 from train.pictures import open_data
 from train.recipe import RecipeError, read_recipe
 from train.run import main
-from train.start import open_teacher
+from train.teacher import Distillation, open_teacher
 from train.training import Training
 
 ALONE = Process(0, 1, torch.device("cpu"))
