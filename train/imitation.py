@@ -1,0 +1,146 @@
+"""Imitation: a converted model learns to answer as the original does, on pictures that need no label.
+
+    loss = T² KL(softmax(t/T) ‖ softmax(s/T)) + ||f_s - f_t||² / ||f_t||²
+
+t, s are the logits of the original (the teacher) and of the converted model (the student), f the normalised tokens
+after the last block; where the student's tokens have shrunk, they are un-pooled to the teacher's grid. All weights of
+the student learn. Both models are in eval mode, so that the same picture has the same answer.
+"""
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from skipvit.models import SkipVisionTransformer
+from skipvit.transforms import Preprocessing
+from train import resume
+from train.batches import Order
+from train.conversion import ConversionError
+from train.distributed import Process
+from train.loop import asked_to_stop, autocast
+from train.optim import adamw, clip_gradients, set_learning_rate, start_state
+from train.prepare import normalise
+from train.schedule import learning_rate
+from train.teacher import Distillation
+from train.variation import Variation
+
+_TEMPERATURE = 2.0
+_CLIP_NORM = 1.0
+_BETAS = (0.9, 0.98)
+_WARMUP = 0.1  # share of the steps
+_SAVES = 8  # resume states over a whole distillation
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Who learns what from whom. ``pixels`` (n, 3, H, W) uint8 stay on the CPU."""
+
+    teacher: nn.Module
+    student: SkipVisionTransformer
+    pixels: Tensor
+    variation: Variation
+    preprocessing: Preprocessing
+    batch: int
+    lr: float
+    seed: int
+    process: Process
+
+    def order(self, start: int, stop: int) -> Order:
+        n = len(self.pixels)
+        return Order(n, min(self.batch, n), self.seed, start, stop)
+
+    def loss(self, pictures: list[int], step: int) -> Tensor:
+        """Of one batch of the step; keeps what its gradient needs."""
+        device = self.process.device
+        varied = self.variation(self.pixels[pictures].to(device), self.seed, step)
+        images = normalise(varied, self.preprocessing.mean, self.preprocessing.std)
+        with autocast("auto", device):
+            with torch.no_grad():
+                wanted = self.teacher.forward_features(images)  # type: ignore[operator]  # timm's
+                wanted_logits = self.teacher.forward_head(wanted)  # type: ignore[operator]
+            tokens, logits = answers(self.student, images)
+        soft = Distillation(self.teacher, "soft", _TEMPERATURE, weight=1.0)
+        return soft.distance(wanted_logits.float(), logits.float()) + distance(wanted.float(), tokens.float())
+
+
+def answers(student: SkipVisionTransformer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised tokens (B, N, C) on the grid of the picture, and logits (B, classes)."""
+    features, last = student.forward_intermediates(
+        images, indices=1, return_prefix_tokens=True, norm=True, output_fmt="NLC"
+    )
+    tokens = torch.cat(last[0][::-1], dim=1) if isinstance(last[0], tuple) else last[0]
+    return tokens, student.forward_head(features)
+
+
+def distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """Squared distance of tokens (B, N, C), relative to the square of the teacher's: 0 where they are equal."""
+    return (student - teacher).square().mean() / teacher.square().mean()
+
+
+def affordable_steps(lesson: Lesson, steps: int, seconds: float | None) -> int:
+    """How many of ``steps`` fit into so many seconds of wall time, at least one; timed on the first batches."""
+    if seconds is None or steps < 2:
+        return steps
+    for pictures in list(lesson.order(0, 2)) if len(lesson.order(0, 2)) else []:
+        start = time.perf_counter()
+        lesson.loss([key.picture for key in pictures], 0).backward()
+        taken = time.perf_counter() - start
+    lesson.student.zero_grad()
+    return max(1, min(steps, int(seconds / taken)))
+
+
+def imitate(lesson: Lesson, steps: int, out: Path, resuming: bool) -> signal.Signals | None:
+    """Teaches the student in place, and leaves resume states in ``out``.
+
+    SIGTERM and Ctrl-C end it after the current step, with a state written.
+
+    Returns:
+        The signal that stopped it, or None.
+
+    Raises:
+        ConversionError: the loss is not finite.
+        ResumeError: there is a state to go on from, but it cannot be used.
+    """
+    optimizer = adamw(lesson.student, lesson.lr, 0.0, _BETAS, 1e-8)
+    start_state(optimizer)
+    state = resume.state_tensors(lesson.student, optimizer, None)
+    start = resume.latest_step(out) or 0 if resuming else 0
+    if start:
+        resume.load_state(out, start, state, lesson.process)
+        resume.set_optimizer_step(optimizer, start)
+    every = max(1, steps // _SAVES)
+    with (
+        asked_to_stop() as signals,
+        tqdm(total=steps, initial=start, desc="distilling", unit="step", leave=False, disable=None) as bar,
+    ):
+        for step, keys in enumerate(lesson.order(start, steps), start + 1):
+            loss = _step(lesson, optimizer, [key.picture for key in keys], step - 1, steps)
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            if signals or step == steps or step % every == 0:
+                resume.save_state(out, step, state, lesson.process)
+            if signals and step < steps:
+                return signal.Signals(signals[0])
+    return None
+
+
+def _step(lesson: Lesson, optimizer: torch.optim.Optimizer, pictures: list[int], step: int, steps: int) -> float:
+    warmup = max(1, round(_WARMUP * steps))
+    set_learning_rate(optimizer, learning_rate(step, steps, lesson.lr, warmup))
+    optimizer.zero_grad()
+    loss = lesson.loss(pictures, step)
+    loss.backward()
+    norm = clip_gradients(lesson.student, _CLIP_NORM)
+    if not math.isfinite(loss.item()) or not math.isfinite(norm):
+        raise ConversionError(
+            f"the loss is {loss.item():g} and the gradient's norm {norm:g} in step {step + 1} of {steps}; "
+            "nothing was kept: try a lower --lr"
+        )
+    optimizer.step()
+    return loss.item()

@@ -1,0 +1,78 @@
+"""Variety for pictures without labels: what a model is asked about need not be of any class for its answer to teach.
+
+Random numbers come from the seed and the step alone, so that a resumed run sees what the other would have seen.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.augment import RANDOM_NUMBERS, GlyphDistortion
+from train.batches import glyph_numbers
+
+_VARIATION = 100  # apart from the streams of train/batches.py
+
+
+class Variation(Protocol):
+    """Turns pictures (B, 3, H, W) uint8 of a step into others, in 0..1."""
+
+    def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor: ...
+
+
+class AsTheyAre:
+    """No variation."""
+
+    def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
+        return pixels.float() / 255
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """The distortion that the digits recipes train with, at full strength."""
+
+    distortion: GlyphDistortion
+
+    def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
+        u = glyph_numbers(seed, step, len(pixels), RANDOM_NUMBERS).to(pixels.device)
+        return self.distortion(pixels.float() / 255, u)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Mild zoom, shift and rotation, then every other picture mixed with one of the batch. Nothing is mirrored.
+
+    Args:
+        zoom: a picture is enlarged by up to this factor, which crops it.
+        rotation: degrees to either side.
+        mix: mix at all.
+    """
+
+    zoom: float = 1.4
+    rotation: float = 5.0
+    mix: bool = True
+
+    def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
+        drawn = np.random.default_rng([seed, _VARIATION, step]).random((len(pixels), 5), dtype=np.float32)
+        u = torch.from_numpy(drawn).to(pixels.device)
+        moved = self._move(pixels.float() / 255, u)
+        if not self.mix:
+            return moved
+        share = 0.5 * u[:, 4] * (torch.arange(len(u), device=u.device) % 2)
+        return torch.lerp(moved, moved.flip(0), share.view(-1, 1, 1, 1))
+
+    def _move(self, pictures: Tensor, u: Tensor) -> Tensor:
+        angle = (2 * u[:, 0] - 1) * math.radians(self.rotation)
+        size = 1 - (1 - 1 / self.zoom) * u[:, 1]  # of the window, as a share of the picture's
+        room = 1 - size
+        x, y = ((2 * u[:, i] - 1) * room for i in (2, 3))
+        H, W = pictures.shape[-2:]
+        cos, sin = torch.cos(angle) * size, torch.sin(angle) * size
+        # affine_grid's coordinates run from -1 to 1 on both sides: a rotation of pixels is one after their ratio
+        rows = torch.stack([cos, -sin * H / W, x, sin * W / H, cos, y], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(rows, list(pictures.shape), align_corners=False)
+        return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
