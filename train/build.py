@@ -1,23 +1,27 @@
 """From a recipe to the things it names. The recipe stops here: what is built takes plain arguments."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skipvit.models import SkipVisionTransformer, create_model
 from skipvit.models.timm_guard import timm
 from skipvit.transforms import Preprocessing
 from train import recipe as r
 from train.augment import GlyphDistortion
-from train.batches import TrainingPictures
+from train.batches import HeldOutPictures, TrainingPictures, load
 from train.pictures import Pictures
-from train.prepare import BatchTransform, as_evaluated, imagenet_transform
+from train.prepare import BatchTransform, as_evaluated, imagenet_transform, normalise
 from train.start import NONE
 from train.teacher import Distillation, open_teacher
 
 # Training pictures of up to this side are kept in memory once they are preprocessed.
 _KEPT_SIZE = 32
+# Pictures that a mean attention is taken over, and how many of them at once.
+_SOME, _PART = 512, 64
 
 
 def preprocessing_of(data: r.Data) -> Preprocessing:
@@ -108,6 +112,16 @@ def training_pictures(recipe: r.Recipe, pictures: Pictures) -> TrainingPictures:
         text = f"augment.rand_augment = {augment.rand_augment!r} is not in timm's notation: {error}"
         raise r.RecipeError(text) from None
     return TrainingPictures(pictures, transform, seed)
+
+
+def some_pictures(recipe: r.Recipe, pictures: Pictures, device: torch.device) -> Iterator[Tensor]:
+    """Some training pictures, evenly spaced, as evaluation would see them: batches (B, 3, H, W) on the device."""
+    n = len(pictures.labels)
+    chosen = np.linspace(0, n - 1, min(n, _SOME)).round().astype(int).tolist()
+    batches = [chosen[low : low + _PART] for low in range(0, len(chosen), _PART)]
+    held = HeldOutPictures(pictures, preprocessing_of(recipe.data))
+    for pixels, _ in load(held, batches, recipe.data.workers, pin=False):
+        yield normalise(pixels.to(device).permute(0, 3, 1, 2), recipe.data.mean, recipe.data.std)
 
 
 def batch_transform(recipe: r.Recipe, num_classes: int) -> BatchTransform:

@@ -1,37 +1,44 @@
 """Trained models that a run starts from: a checkpoint folder, or a timm model with timm's weights."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from skipvit.checkpoints import DESCRIPTION, CheckpointError
-from skipvit.models import SkipVisionTransformer
+from skipvit.models import SkipVisionTransformer, Spec
 from skipvit.models.timm_guard import timm
 from skipvit.origin import Origin, OriginError, resolve
 from skipvit.weights import MismatchError, WeightsError, load_weights
+from train.calibrate import calibrate
 from train.recipe import RecipeError
 
 NONE = "none"
 
 
-def load_start(model: nn.Module, source: str) -> str:
+def load_start(model: nn.Module, source: str, pictures: Callable[[], Iterable[Tensor]]) -> str:
     """Puts the weights of ``source`` into a fresh model, and returns in words what was done ("" without a source).
 
     The source must have the model's weights, all of them and no others, but for the head of another class count, which
-    stays fresh. A plain ViT of timm's is first brought under the model's spec; what the spec adds stays fresh then.
+    stays fresh. A plain ViT of timm's is first brought under the model's spec: static matrices inherit its mean
+    attention, and what else the spec adds stays fresh.
+
+    Args:
+        pictures: batches (B, 3, H, W) on the model's device, to average attention over; called when there is need.
 
     Raises:
         RecipeError: the source cannot be had, or does not fit.
     """
     if source == NONE:
         return ""
-    given, done = open_source("model.weights", source).model, []
+    given, done, twin = open_source("model.weights", source).model, [], None
     if type(given) is timm.models.vision_transformer.VisionTransformer and isinstance(model, SkipVisionTransformer):
         try:
+            twin = SkipVisionTransformer.from_vit(given, Spec(tokens=model.spec.tokens), model.choices)
             given = SkipVisionTransformer.from_vit(given, model.spec, model.choices)
         except ValueError as error:
             raise RecipeError(f"model.weights = {source!r} cannot become the model: {error}") from None
-        done.append(f"a plain ViT's; what '{model.spec}' adds starts fresh")
+        done.append(f"a plain ViT's, brought under '{model.spec}'")
     state, own = dict(given.state_dict()), model.state_dict()
     if head := _other_head(given, model):
         state |= {name: own[name] for name in head}
@@ -45,6 +52,9 @@ def load_start(model: nn.Module, source: str) -> str:
         raise RecipeError(f"model.weights: {error}; {hint}") from None
     except WeightsError as error:
         raise RecipeError(f"model.weights: {error}") from None
+    if twin is not None and isinstance(model, SkipVisionTransformer) and model.spec.static:
+        calibrate(model, twin.to(next(model.parameters()).device), pictures)
+        done.append("static matrices inherit its mean attention")
     return "; ".join([f"weights of {source}", *done])
 
 

@@ -55,8 +55,10 @@ class Training:
         pictures = build.training_pictures(recipe, data.train)
         seed_everything(recipe.run.seed)  # the same first weights on every process
         num_classes, guided = len(data.classes), build.is_guided(recipe)
-        model = build.build_model(recipe, num_classes, guided)
-        started_from = load_start(model, recipe.model.weights)
+        model = build.build_model(recipe, num_classes, guided).to(process.device)
+        started_from = load_start(
+            model, recipe.model.weights, lambda: build.some_pictures(recipe, data.train, process.device)
+        )
         return cls(
             recipe,
             data,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +61,9 @@ def test_a_run_says_what_it_starts_from(
 ) -> None:
     settings = [*guided, "run.steps=1", f"model.weights={vit}"]
     assert main([str(tiny), "--out", str(tmp_path / "run"), *(w for s in settings for w in ("--set", s))]) == 0
-    assert f"weights of {vit}; a plain ViT's; what '{SPEC}' adds starts fresh\n" in capsys.readouterr().out
+    assert (
+        f"weights of {vit}; a plain ViT's, brought under '{SPEC}'; static matrices inherit" in capsys.readouterr().out
+    )
 
 
 def test_a_guided_model_from_a_plain_vit_is_that_vit_at_first(tiny: Path, vit: Path, guided: list[str]) -> None:
@@ -72,10 +75,25 @@ def test_a_guided_model_from_a_plain_vit_is_that_vit_at_first(tiny: Path, vit: P
         torch.testing.assert_close(training.model.eval()(images), expected, rtol=0, atol=1e-5)
 
 
+def test_static_matrices_are_the_mean_attention_of_the_plain_vit(tiny: Path, vit: Path, guided: list[str]) -> None:
+    training = begun(tiny, vit, *guided, "guide.ramp=0")
+    plain, checkpoint = load_model(vit)
+    held = open_data("builtin:digits").train.pixels  # type: ignore[attr-defined]
+    chosen = held[np.linspace(0, len(held) - 1, 512).round().astype(int)].astype(np.float32) / 255
+    mean, std = (np.array(getattr(checkpoint.preprocessing, name), np.float32) for name in ("mean", "std"))
+    x = plain._pos_embed(plain.patch_embed(torch.from_numpy((chosen - mean) / std).permute(0, 3, 1, 2)))
+    with torch.no_grad():
+        for block, ours in zip(plain.blocks[:2], training.model.blocks, strict=False):
+            q, k, _ = block.attn.qkv(block.norm1(x)).reshape(512, 17, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            a = (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1).mean(0)
+            torch.testing.assert_close(ours.attn.matrix(), a, rtol=0, atol=1e-6)
+            x = block(x)
+
+
 def test_a_head_of_other_classes_starts_fresh(vit: Path) -> None:
     model = create_model("vit_micro_patch2_8", embed_dim=16, depth=3, num_heads=2, num_classes=4)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    said = load_start(model, str(vit))
+    said = load_start(model, str(vit), list)
     assert said == f"weights of {vit}; a fresh head, for 4 classes where {vit} has other classes"
     given = load_model(vit)[0].state_dict()
     for name, tensor in model.state_dict().items():
@@ -93,7 +111,7 @@ def test_a_calibrated_copy_of_a_vit_is_taken_under_its_presets_name(vit: Path, t
     described = checkpoint.model_copy(update={"architecture": "converted_vit", "model_args": args})
     (tmp_path / "checkpoint.json").write_text(described.model_dump_json())
     model = create_model("dgssa_glad_micro_patch2_8", embed_dim=16, depth=3, num_heads=2, spec=SPEC)
-    load_start(model, str(tmp_path))
+    load_start(model, str(tmp_path), list)
     assert all(torch.equal(tensor, converted.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
