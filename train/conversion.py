@@ -36,9 +36,9 @@ class Settings(BaseModel):
     images: str
     limit: int
     steps: int
-    batch: int
+    batch: int | None = None
     lr: float | None = None
-    minutes: float | None = None
+    minutes: float
     augment: Literal["auto", "digits", "photographs", "none"] = "auto"
     seed: int = 0
 

@@ -146,7 +146,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     elif args.labels or args.num_heads:
         parser.error("--labels and --num-heads go with --from-official")
     else:
-        args.out = args.out or Path("runs") / f"{Path(args.model).resolve().name.split('.')[0]}_converted"
+        folder = Path(args.model)
+        name = folder.resolve().name if folder.exists() else args.model.split(".")[0]
+        args.out = args.out or Path("runs") / f"{name}_converted"
     return args
 
 
@@ -162,8 +164,9 @@ def _add_learning(group: Any) -> None:
     add = group.add_argument
     add("--limit", type=_whole(8), default=2048, help="pictures to learn from, at most (default: 2048)")
     add("--steps", type=_whole(0), default=400, help="steps of distillation (default: 400); 0 calibrates only")
-    add("--minutes", type=_positive_number, help="take fewer steps where they would take longer than about this")
-    add("--batch", type=_whole(2), default=32, help="pictures a step (default: 32)")
+    add("--minutes", type=_positive_number, default=15.0,
+        help="take fewer steps where all would take longer than about this (default: 15)")  # fmt: skip
+    add("--batch", type=_whole(2), help="pictures a step (default: 64 for pictures of up to 64 pixels, 32 for larger)")
     add("--lr", type=_positive_number, help="learning rate at its peak (default: 0.2 / the model's channels)")
     add("--seed", type=_whole(0), default=0)
     add("--augment", choices=("auto", "digits", "photographs", "none"), default="auto",

@@ -53,6 +53,8 @@ EXPECTED = (ConversionError, CheckpointError, OriginError, DataError, StrategyEr
 
 # A narrow model takes, and needs, a higher rate than a wide one: 3e-3 for 64 channels, 5e-4 for 384.
 _LR_TIMES_CHANNELS = 0.2
+# Of pictures up to this side, layers are too small to be shared: a second thread costs more than it brings.
+_ONE_THREAD = 32
 _PACKAGES = ("torch", "timm", "torchvision", "safetensors", "numpy", "pillow", "scikit-learn")
 
 
@@ -68,10 +70,14 @@ def convert(
         EXPECTED: anything the user can mend; nothing new was left in ``out``.
     """
     wall, cpu = time.perf_counter(), time.process_time()
+    if resume.latest_step(out) is None:
+        before = None  # it ended before it had learned anything
     with flushed_denormals(), processes(device) as process:
         if process.world > 1:
             raise ConversionError(f"conversion runs in one process, not in {process.world}; start it without torchrun")
         origin = _origin(settings)
+        if origin.preprocessing.height <= _ONE_THREAD:
+            torch.set_num_threads(1)
         student = _student(origin, settings).to(process.device)
         material = read_material(settings.images, origin.preprocessing, origin.labels, settings.limit)
         origin.model.to(process.device)
@@ -88,13 +94,12 @@ def convert(
             pixels=material.train,
             variation=_variation(settings),
             preprocessing=origin.preprocessing,
-            batch=settings.batch,
+            batch=min(settings.batch or (64 if yardstick.tiny else 32), len(material.train)),
             lr=settings.lr or _LR_TIMES_CHANNELS / student.embed_dim,
             seed=settings.seed,
             process=process,
         )
-        left = None if settings.minutes is None else settings.minutes * 60 - (time.perf_counter() - wall)
-        steps = before.steps if before else affordable_steps(lesson, settings.steps, left)
+        steps = before.steps if before else _steps(lesson, settings, time.perf_counter() - wall)
         if before is None:
             save_progress(out, Progress(settings=settings, steps=steps, stages=tuple(stages.found)))
         if stopped := _teach(lesson, steps, out, before is not None):
@@ -196,6 +201,14 @@ def _prepare(student: SkipVisionTransformer, origin: Origin, yardstick: Yardstic
         stages.add("skipped", student)
 
 
+def _steps(lesson: Lesson, settings: Settings, seconds: float) -> int:
+    """How many steps there is time for, after ``seconds`` of preparation."""
+    steps = affordable_steps(lesson, settings.steps, settings.minutes * 60 - seconds)
+    if steps < settings.steps:
+        tqdm.write(f"{steps} of {settings.steps} steps fit into {settings.minutes:g} minutes; --minutes gives it more")
+    return steps
+
+
 def _teach(lesson: Lesson, steps: int, out: Path, resuming: bool) -> signal.Signals | None:
     """Distils, and tidies up where that comes to nothing; returns the signal that stopped it."""
     try:
@@ -239,7 +252,7 @@ def _describe(
     recipe = {
         CONVERTED_FROM: f"{origin.architecture} ({origin.weights_from})",
         **({"data": {"uri": settings.images}} if evaluation else {}),
-        "settings": {**settings.model_dump(mode="json"), "lr": lesson.lr},
+        "settings": {**settings.model_dump(mode="json"), "batch": lesson.batch, "lr": lesson.lr},
         "steps": steps,
         "held_out": material.name,
         "stages": [stage.model_dump() for stage in stages.found],
@@ -251,7 +264,7 @@ def _describe(
         preprocessing=origin.preprocessing,
         recipe=recipe,
         evaluation=evaluation,
-        epochs=steps * min(settings.batch, len(material.train)) // len(material.train),
+        epochs=steps * lesson.batch // len(material.train),
         versions=versions_of(_PACKAGES),
         commit=commit(),
     )

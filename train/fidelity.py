@@ -16,7 +16,7 @@ from train.prepare import normalise
 from train.speed import rates
 from train.unlabelled import Material
 
-_TINY = 64  # pictures of up to this side go through a model in batches of 64, larger ones in batches of 16
+_TINY = 64  # a side in pixels
 _MANY, _FEW = 512, 64  # pictures that export compares engines on: of tiny ones, of larger ones
 
 
@@ -53,9 +53,14 @@ class Yardstick:
         return cls(original, material, preprocessing, device, bare.logits(original))
 
     @property
+    def tiny(self) -> bool:
+        """Whether a batch of 64 pictures is small."""
+        return self.preprocessing.height <= _TINY
+
+    @property
     def batch(self) -> int:
         """Pictures of a forward pass."""
-        return 64 if self.preprocessing.height <= _TINY else 16
+        return 64 if self.tiny else 16
 
     def images(self, pixels: Tensor) -> Iterator[Tensor]:
         """Pixels (n, 3, H, W) uint8 in batches, as the models take them."""
@@ -82,12 +87,12 @@ class Yardstick:
     @property
     def timed(self) -> int:
         """Pictures of the batch that speed is measured with."""
-        return min(self.batch if self.batch == 64 else 4, len(self.material.held_out))
+        return min(64 if self.tiny else 4, len(self.material.held_out))
 
     def samples(self) -> tuple[Pixels, Labels]:
         """Some held-out pictures (B, H, W, 3), evenly spaced, and their classes, or else those the original gives."""
         held_out, labels = self.material.held_out, self.material.labels
-        count = min(len(held_out), _MANY if self.preprocessing.height <= _TINY else _FEW)
+        count = min(len(held_out), _MANY if self.tiny else _FEW)
         chosen = np.linspace(0, len(held_out) - 1, count).round().astype(np.int64)
         classes = self.reference.argmax(dim=1).numpy() if labels is None else labels
         return held_out.permute(0, 2, 3, 1).numpy()[chosen], np.asarray(classes[chosen], dtype=np.int64)

@@ -39,7 +39,7 @@ _SAVES = 8  # resume states over a whole distillation
 
 @dataclass(frozen=True)
 class Lesson:
-    """Who learns what from whom. ``pixels`` (n, 3, H, W) uint8 stay on the CPU."""
+    """Who learns what from whom. ``pixels`` (n, 3, H, W) uint8 stay on the CPU; 1 <= ``batch`` <= n."""
 
     teacher: nn.Module
     student: SkipVisionTransformer
@@ -52,8 +52,7 @@ class Lesson:
     process: Process
 
     def order(self, start: int, stop: int) -> Order:
-        n = len(self.pixels)
-        return Order(n, min(self.batch, n), self.seed, start, stop)
+        return Order(len(self.pixels), self.batch, self.seed, start, stop)
 
     def loss(self, pictures: list[int], step: int) -> Tensor:
         """Of one batch of the step; keeps what its gradient needs."""
@@ -83,16 +82,15 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
     return (student - teacher).square().mean() / teacher.square().mean()
 
 
-def affordable_steps(lesson: Lesson, steps: int, seconds: float | None) -> int:
+def affordable_steps(lesson: Lesson, steps: int, seconds: float) -> int:
     """How many of ``steps`` fit into so many seconds of wall time, at least one; timed on the first batches."""
-    if seconds is None or steps < 2:
-        return steps
-    for pictures in list(lesson.order(0, 2)) if len(lesson.order(0, 2)) else []:
+    taken = 0.0
+    for keys in lesson.order(0, min(2, steps)):  # the first also allocates
         start = time.perf_counter()
-        lesson.loss([key.picture for key in pictures], 0).backward()
+        lesson.loss([key.picture for key in keys], 0).backward()
         taken = time.perf_counter() - start
     lesson.student.zero_grad()
-    return max(1, min(steps, int(seconds / taken)))
+    return min(steps, max(1, int(seconds / max(taken, 1e-6))))
 
 
 def imitate(lesson: Lesson, steps: int, out: Path, resuming: bool) -> signal.Signals | None:

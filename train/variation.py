@@ -33,13 +33,18 @@ class AsTheyAre:
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The distortion that the digits recipes train with, at full strength."""
+    """The distortion that the digits recipes train with.
+
+    Args:
+        ramp: how far it is turned up, 0 to 1; see `GlyphDistortion`.
+    """
 
     distortion: GlyphDistortion
+    ramp: float = 0.5
 
     def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
         u = glyph_numbers(seed, step, len(pixels), RANDOM_NUMBERS).to(pixels.device)
-        return self.distortion(pixels.float() / 255, u)
+        return self.distortion(pixels.float() / 255, u, self.ramp)
 
 
 @dataclass(frozen=True)

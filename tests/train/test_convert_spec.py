@@ -143,10 +143,11 @@ def test_a_stopped_conversion_goes_on_bit_for_bit(
             interrupt_at(patch, 5 if status == 0 else 17, lambda number=number: os.kill(os.getpid(), number))
             assert main(options(original, stopped, "--resume")) == status
         assert not (stopped / "checkpoint.json").exists()
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 11, crash)
-        with pytest.raises(RuntimeError, match="as if killed"):
-            main(options(original, killed))
+    for step in (1, 11):  # before the first state and after it
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step, crash)
+            with pytest.raises(RuntimeError, match="as if killed"):
+                main(options(original, killed, "--resume"))
     for out in (stopped, killed):
         assert main(options(original, out)) == 1
         assert "go on with --resume" in capsys.readouterr().err

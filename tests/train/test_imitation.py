@@ -75,7 +75,7 @@ def test_what_explodes_is_told(tmp_path: Any) -> None:
 
 def test_steps_are_cut_to_the_time_there_is() -> None:
     taught = lesson("skip:1")
-    assert affordable_steps(taught, 500, None) == 500
+    assert affordable_steps(taught, 0, 100.0) == 0
     assert affordable_steps(taught, 500, 1e6) == 500
     assert affordable_steps(taught, 500, -3.0) == 1
     assert 1 < affordable_steps(taught, 10**9, 5.0) < 10**6
