@@ -8,6 +8,7 @@ import dataclasses
 import json
 import resource
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def analyse(request: Request) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - wall, 1),
             "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_rss_mib": _peak_rss_mib(),
         },
     }
 
@@ -254,7 +255,7 @@ def _notes(origin: Origin, chosen: Chosen, found: Findings) -> list[str]:
 
 def _command(request: Request, spec: Spec) -> str:
     """What converts the model to a spec."""
-    words = ["skipvit-convert", request.source, "--spec", str(spec), request.images]
+    words = ["skipvit-convert", request.source, request.images, "--spec", str(spec)]
     if request.weights is not None:
         words += ["--weights", str(request.weights)]
     if request.pretrained:
@@ -318,6 +319,11 @@ def _describe_candidate(candidate: Candidate) -> dict[str, Any]:
         "predicted_speed": candidate.speed,
         "cost": _jsonable(candidate.cost),
     }
+
+
+def _peak_rss_mib() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 if sys.platform != "darwin" else 1024**2)  # macOS counts bytes
 
 
 def _jsonable(value: Any) -> Any:

@@ -169,7 +169,7 @@ def _statistics_table(statistics: Json) -> str:
     columns = [
         ("likeness", "similarity", 1.0, "{:.2f}"),
         ("centred", "centred_similarity", 1.0, "{:.2f}"),
-        ("deviation", "deviation", None, "{:.2f}"),
+        ("spread", "deviation", None, "{:.2f}"),
         ("entropy rank", "entropy_rank", None, "{:.1f}"),
         ("stable rank", "stable_rank", None, "{:.1f}"),
     ]

@@ -35,11 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if problem := _cannot_write(args.out):
         return _fail(problem)
+    signal.signal(signal.SIGTERM, _leave)  # like an interrupt
+    try:
+        return _analyse(args)
+    except KeyboardInterrupt:
+        print("skipvit-analyze: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _analyse(args: argparse.Namespace) -> int:
+    # torch is slow to load, and --help should neither wait for it nor need it.
     try:
         from train import analysis, analysis_report
     except ModuleNotFoundError as error:
         return _fail(f"the analysis needs {error.name}; run: pip install 'skipvit[train]'")
-    signal.signal(signal.SIGTERM, _leave)  # like an interrupt
     try:
         found = analysis.analyse(
             analysis.Request(
@@ -57,9 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         analysis_report.write(args.out, found)
     except analysis.EXPECTED as error:
         return _fail(error)
-    except KeyboardInterrupt:
-        print("skipvit-analyze: interrupted; nothing was written", file=sys.stderr)
-        return 130
     except OSError as error:
         return _fail(f"{error.filename or args.out}: {error.strerror or error}; give another --out, or make room")
     _print(found, args.out)

@@ -59,7 +59,7 @@ def curve(title: str, points: Sequence[Point], x_name: str, y_name: str, *, line
     Args:
         top: end of the y axis; the largest value where None.
     """
-    left, right, upper, lower, height = 46, 14, 12, 44, 250
+    left, right, upper, lower, height = 60, 14, 12, 44, 250
     x_ticks = _ticks(1.0, max([line_at, *(p.x for p in points)]) * 1.02)
     y_ticks = _ticks(0.0, top if top is not None else max([1e-6, *(p.y for p in points)]))
     last_x, last_y = max(x_ticks[-1], line_at), y_ticks[-1]
@@ -125,7 +125,7 @@ def _svg(height: float, title: str, parts: Sequence[str]) -> str:
 
 def _short(value: float) -> str:
     """Two digits in little room: .87, 1, -.04."""
-    text = f"{value:.2f}"
+    text = f"{round(value, 2) + 0.0:.2f}"  # adding zero makes -0.0 a plain one
     return "1" if text == "1.00" else text.replace("0.", ".", 1)
 
 

@@ -24,7 +24,7 @@ it does something else. Point at a number for the share of pictures that keep th
 ACROSS = """
 <b>Likeness</b> is the mean cosine between the attention maps of two pictures. Maps are positive and look alike
 anyhow, so <b>centred</b> takes the uniform map away first: near 1, all pictures attend alike, and one map can serve
-them all. <b>Deviation</b> is the distance of maps from their mean, over the mean's size. <b>Entropy rank</b> and
+them all. <b>Spread</b> is the distance of maps from their mean, over the mean's size. <b>Entropy rank</b> and
 <b>stable rank</b> count the directions that a map really uses: where they are few, tokens are redundant. All are
 means over heads; point at a number for each head.
 """
@@ -46,4 +46,5 @@ HONESTY = """
 Static attention and token pyramids follow a paper known from its abstract alone: they are a reconstruction. The
 probes judge by agreement with the original on the pictures given, so give pictures like those the model will see. The
 search tries a fixed number of combinations, not all, and a proposal is a place to start training from, not a result.
+Times vary from run to run, and a proposal at the edge of the target may vary with them.
 """

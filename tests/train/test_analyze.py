@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,11 +14,20 @@ from safetensors.torch import load_file, save_file
 
 from skipvit.checkpoints import Checkpoint, save_checkpoint
 from skipvit.models import Spec, create_model
+from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium
 from tests.train.tiny_vits import PIXELS
 from train.analysis_report import ladder, render
 from train.analyze import main
+from train.convert import _parse as parse_conversion
 
 ARGS = {"embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 2}
+# Pairs of labels of a figure whose boxes overlap by more than their margins.
+OVERLAPS = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+  const all = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()])
+  return all.flatMap(([one, a], i) => all.slice(i + 1).filter(([, b]) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3
+  ).map(([other]) => one + ' / ' + other))
+})"""
 VOID = {"meta", "rect", "line", "circle", "polyline"}
 
 
@@ -134,8 +144,12 @@ def test_a_name_and_weights_from_a_file(checkpoint: Path, photos: Path, tmp_path
     command = ["vit_micro_patch2_8", str(photos), "--weights", str(weights), *args, "--out", str(tmp_path / "a")]
     assert main(command) == 0
     found = json.loads((tmp_path / "a" / "analysis.json").read_text())
-    assert f"--weights {weights}" in found["command"]
-    assert "--model-arg depth=4" in found["command"]
+    program, *options = shlex.split(found["command"])
+    understood = parse_conversion(options)
+    assert (program, understood.model, understood.images) == ("skipvit-convert", "vit_micro_patch2_8", str(photos))
+    assert understood.spec == found["search"]["proposal"]["spec"]
+    assert understood.weights == weights
+    assert dict(understood.model_arg) == ARGS
 
 
 def test_a_vit_that_the_family_cannot_take_over_gets_no_proposal(
@@ -219,7 +233,22 @@ def test_an_interrupt_leaves_nothing(
 
 def test_ladder_takes_the_cheapest_point_of_each_speed() -> None:
     points = [{"predicted_speed": s} for s in (1.0, 1.05, 1.12, 1.14, 1.3, 1.31)]
-    assert [p["predicted_speed"] for p in ladder(points)] == [1.0, 1.12, 1.3, 1.31][:3]
+    assert [p["predicted_speed"] for p in ladder(points)] == [1.0, 1.12, 1.3]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_the_page_fits_a_phone_and_no_labels_overlap(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    assert main([str(checkpoint), str(photos), "--out", str(tmp_path / "a"), "--target", "1.2"]) == 0
+    with chromium() as browser:
+        for width in (1280, 390):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            page.goto(f"file://{tmp_path / 'a' / 'report.html'}")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.evaluate(OVERLAPS) == []
+            assert (
+                page.evaluate("[...document.querySelectorAll('.bars th')].filter(e => e.scrollWidth > e.clientWidth)")
+                == []
+            )
 
 
 def test_a_page_of_many_layers_leaves_numbers_out_of_the_heat_maps() -> None:
