@@ -13,12 +13,16 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 Grid = tuple[int, int]
 Kind = Literal["dynamic", "static", "skip"]
 Size = int | Fraction | Grid
 
+_LONGEST = 1000  # characters of a spec; a range may name many blocks in few of them
+_MOST_PATCHES = 2**18  # 8192 x 8192 pixels in patches of 16: all grids within one are tried
+_SHOWN = 8  # blocks in a message
 _HINT = "write it like 'static:0-2 skip:4-8 tokens:98@3,49@6', each part at most once"
 
 
@@ -57,6 +61,9 @@ class Spec:
         Raises:
             ValueError: it cannot be read, or names a block twice.
         """
+        if not isinstance(text, str) or len(text) > _LONGEST:  # it may come from a stranger's JSON
+            what = f"text of {len(text)} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+            raise ValueError(f"a spec is a text of up to {_LONGEST} characters, got {what}; {_HINT}")
         found: dict[str, str] = {}
         for part in text.split():
             kind, colon, items = part.partition(":")
@@ -66,7 +73,7 @@ class Spec:
         return cls(
             static=tuple(_indices(found.get("static", ""), text)),
             skip=tuple(_indices(found.get("skip", ""), text)),
-            tokens=tuple(_reduction(item, text) for item in found.get("tokens", "").split(",") if item),
+            tokens=tuple(_reduction(item, text) for item in _items(found.get("tokens", ""))),
         )
 
     def __str__(self) -> str:
@@ -130,13 +137,18 @@ def as_spec(spec: "Spec | str") -> Spec:
 
 def _once(name: str, blocks: Iterable[int]) -> tuple[int, ...]:
     chosen = tuple(sorted(blocks))
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"{name} names a block twice: {list(chosen)}; name each once")
+    if twice := sorted({block for block, after in pairwise(chosen) if block == after}):
+        more = " ..." if len(twice) > _SHOWN else ""
+        raise ValueError(f"{name} names a block twice: {', '.join(map(str, twice[:_SHOWN]))}{more}; name each once")
     return chosen
 
 
+def _items(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
 def _indices(items: str, text: str) -> Iterator[int]:
-    for item in items.split(",") if items else ():
+    for item in _items(items):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", item, re.ASCII)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"spec {text!r} cannot be read at {item!r}; {_HINT}")
@@ -177,6 +189,11 @@ def _shrunk(reduction: Reduction, now: Grid, initial: Grid) -> Grid:
     if count > now[0] * now[1]:
         raise ValueError(
             f"tokens:{reduction}: {count} is more than the {now[0] * now[1]} patch tokens there; give a smaller size"
+        )
+    if now[0] * now[1] > _MOST_PATCHES:
+        raise ValueError(
+            f"tokens:{reduction}: {now[0]} x {now[1]} patches are too many to search for a grid of {count}; "
+            "name the grid, as in 14x7"
         )
     grids = [(h, w) for h in range(1, now[0] + 1) for w in range(1, now[1] + 1)]
     fitting = [g for g in grids if g[0] * g[1] == count]

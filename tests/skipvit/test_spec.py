@@ -73,6 +73,12 @@ def test_a_fraction_fits_any_grid(h: int, w: int, f: Fraction) -> None:
         ("tokens:9@1,4@1", "names a block twice"),
         ("static:1-3 skip:3", "both static and skipped"),
         ("skip:٣", "cannot be read"),
+        ("tokens:,", "cannot be read at ''"),
+        ("tokens:98@3,,49@6", "cannot be read at ''"),
+        ("static:" + ",".join(["0-9999"] * 100_000), "up to 1000 characters, got text of"),
+        ("static:0-9999,0-9999", r"names a block twice: 0, 1, 2, 3, 4, 5, 6, 7 \.\.\."),
+        (5, "got an? int"),
+        (["static:0"], "got a list"),
     ],
 )
 def test_unreadable_specs_are_refused(text: str, message: str) -> None:
@@ -111,3 +117,10 @@ def test_the_last_block_may_skip_where_patch_tokens_are_read() -> None:
 def test_sizes_that_form_no_grid_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Spec.parse(text).grids(12, (14, 14))
+
+
+@pytest.mark.parametrize("size", ["98", "1/2"])
+def test_grids_too_large_to_search_are_refused(size: str) -> None:
+    with pytest.raises(ValueError, match="6250 x 6250 patches are too many"):
+        Spec.parse(f"tokens:{size}@1").grids(12, (6250, 6250))
+    assert Spec.parse("tokens:14x7@1").grids(2, (6250, 6250)) == [(6250, 6250), (14, 7)]
