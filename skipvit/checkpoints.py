@@ -33,6 +33,8 @@ SCHEMA_VERSION = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "checkpoint.json"
 SAMPLES = "samples.npz"
+_MAX_DESCRIPTION = 16 << 20  # bytes; tens of thousands of labels fit
+_MOST_BLOCKS, _LARGEST = 1000, 1 << 20  # of a model that a description asks for: its blocks, and any other number
 CONVERTED_FROM = (
     "converted_from"  # in the recipe of a checkpoint that was not trained but converted: from what, in words
 )
@@ -93,6 +95,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     path = folder / DESCRIPTION
     try:
+        if path.stat().st_size > _MAX_DESCRIPTION:
+            raise CheckpointError(f"{path} has more than {_MAX_DESCRIPTION >> 20} MiB; restore the file")
         raw = path.read_bytes()
     except OSError:
         raise CheckpointError(
@@ -100,7 +104,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         ) from None
     try:
         schema = json.loads(raw).get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON object ({error}); train again or restore the file") from None
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise CheckpointError(f"{path} has schema {schema}, this skipvit reads up to {SCHEMA_VERSION}; upgrade skipvit")
@@ -119,17 +123,16 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
         CheckpointError: the description or the weights cannot be used.
     """
     checkpoint = read_checkpoint(folder)
-    if "pretrained" in checkpoint.model_args:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION} asks for weights from elsewhere; remove 'pretrained' from model_args"
-        )
-    try:
-        model = create_model(checkpoint.architecture, **checkpoint.model_args)
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"{folder / DESCRIPTION} describes a model that cannot be built: {error}") from None
     path = folder / WEIGHTS
+    # On the meta device a model takes no memory: its weights' shapes are compared with those that are there before any
+    # is allocated, however large a model the description asks for.
+    with torch.device("meta"):
+        plan = _built(folder, checkpoint)
     try:
-        load_weights(model, load_file(path), str(path))
+        state = load_file(path)
+        load_weights(plan, {name: tensor.to("meta") for name, tensor in state.items()}, str(path))
+        model = _built(folder, checkpoint)
+        load_weights(model, state, str(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not there; copy it back or train again") from None
     except MismatchError as error:
@@ -139,6 +142,30 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, Checkpoint]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); copy it again or train again") from None
     return model.eval(), checkpoint
+
+
+def _built(folder: Path, checkpoint: Checkpoint) -> torch.nn.Module:
+    """The model that a description asks for, its weights not set."""
+    where = folder / DESCRIPTION
+    if "pretrained" in checkpoint.model_args:
+        raise CheckpointError(f"{where} asks for weights from elsewhere; remove 'pretrained' from model_args")
+    for key, value in checkpoint.model_args.items():
+        limit = _MOST_BLOCKS if "depth" in key or key == "layers" else _LARGEST
+        if _largest(value) > limit:
+            raise CheckpointError(
+                f"{where}: {key} is {str(value)[:40]}, more than {limit}; no model of ours is so large"
+            )
+    try:
+        return create_model(checkpoint.architecture, **checkpoint.model_args)
+    except Exception as error:  # whatever constructors of timm's raise at arguments that a stranger wrote
+        why = str(error)[:500] or type(error).__name__
+        raise CheckpointError(f"{where} describes a model that cannot be built: {why}") from None
+
+
+def _largest(value: Any) -> float:
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int | float) else 0
 
 
 def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:

@@ -174,8 +174,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raises WeightsError, naming the first tensor that holds a NaN or an infinity."""
+    """Raises WeightsError, naming the first tensor that holds a NaN or an infinity; one on "meta" holds nothing."""
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            continue
         if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
             raise WeightsError(
                 f"{source}: {int((~finite).sum())} of the {tensor.numel()} values of {_clean(name)} are NaN or "

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +101,74 @@ def test_damage_is_named(folder: Path) -> None:
     (folder / "checkpoint.json").unlink()
     with pytest.raises(CheckpointError, match="is not a checkpoint: no readable"):
         read_checkpoint(folder)
+
+
+CONVERTED = {"base": "vit_tiny_patch16_224", "img_size": 32, "depth": 2, "num_classes": 2, "spec": "static:0"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec": 5}, "cannot be built: a spec is a text"),
+        ({"spec": "static:" + "0-9999," * 100_000}, "cannot be built: a spec is a text"),
+        ({"base": 5}, "cannot be built"),
+        ({"base": "hf-hub:someone/model"}, "no model is named 'hf-hub:someone/model'"),
+        ({"base": "converted_vit"}, "cannot be built: converted_vit needs base"),
+        ({"num_heads": 0}, "cannot be built"),
+        ({"patch_size": 0}, "cannot be built"),
+        ({"spec": "skip:1", "phi_expansion": 1e308}, "more than 1048576"),
+        ({"depth": 10**7}, "depth is 10000000, more than 1000"),
+        ({"num_classes": 10**12}, "more than 1048576"),
+        ({"block_fn": "os.system"}, "cannot be built"),
+        ({"checkpoint_path": "evil.pth"}, "would load weights from elsewhere"),
+    ],
+)
+def test_nonsense_in_a_description_is_a_plain_refusal(folder: Path, change: dict[str, Any], message: str) -> None:
+    _describe(folder, {**CONVERTED, **change})
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"img_size": 100_000},  # position embeddings of 30 GB
+        {"img_size": 20_000},  # a static matrix of 29 TB
+        {"embed_dim": 300_000},
+        {"static_form": "factorised", "static_rank": 10**6},
+        {"spec": "skip:1", "phi_expansion": 1e6, "depth": 3},
+        {"spec": "skip:1", "phi_kernel_size": 99_999, "depth": 3},
+    ],
+)
+def test_a_description_larger_than_its_weights_allocates_nothing(
+    folder: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    create = create_model
+
+    def noted(*args: Any, **kwargs: Any) -> torch.nn.Module:
+        model = create(*args, **kwargs)
+        made.extend(parameter.device.type for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr("skipvit.checkpoints.create_model", noted)
+    _describe(folder, {**CONVERTED, **change})
+    with pytest.raises(CheckpointError, match="does not hold weights of this model"):
+        load_model(folder)
+    assert set(made) == {"meta"}
+
+
+def test_a_description_that_no_parser_should_follow_is_refused(folder: Path) -> None:
+    for text in ("[" * 200_000, '{"model_args": ' + "[" * 100_000 + "]" * 100_000 + "}"):
+        (folder / "checkpoint.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"is not a JSON object|model_args"):
+            load_model(folder)
+    (folder / "checkpoint.json").write_bytes(b" " * (17 << 20))
+    with pytest.raises(CheckpointError, match="more than 16 MiB"):
+        load_model(folder)
+
+
+def _describe(folder: Path, model_args: dict[str, Any]) -> None:
+    path = folder / "checkpoint.json"
+    description = {**json.loads(path.read_text()), "architecture": "converted_vit", "model_args": model_args}
+    path.write_text(json.dumps(description))
