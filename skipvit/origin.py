@@ -114,7 +114,7 @@ def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: di
         model = create_model(name, pretrained=pretrained, **model_args).eval()
     except OSError as error:
         raise OriginError(f"{name}: its weights cannot be fetched ({error}); give a file with --weights") from None
-    except (TypeError, RuntimeError, AssertionError, AttributeError, IndexError, KeyError) as error:
+    except (TypeError, RuntimeError, AssertionError, AttributeError, IndexError, KeyError, ArithmeticError) as error:
         asked = ", ".join(f"{key}={value}" for key, value in model_args.items()) or "no arguments"
         weighed = "with timm's weights" if pretrained else "without weights"
         raise OriginError(

@@ -42,6 +42,12 @@ def test_a_name_with_a_file_says_where_the_weights_are_from(tmp_path: Path) -> N
         origin.resolve("vit_micro_patch2_8", tmp_path / "w.safetensors", False, {})
 
 
+@pytest.mark.parametrize("model_args", [{"num_heads": 0}, {"patch_size": 0}, {"spec": 5}, {"phi_expansion": 1e400}])
+def test_arguments_that_no_model_takes_are_refused(model_args: dict[str, object]) -> None:
+    with pytest.raises((origin.OriginError, ValueError), match=r"--model-arg|a spec is a text"):
+        origin.resolve("skipat_micro_patch2_8", None, False, model_args)
+
+
 def test_a_released_skipat_file_is_sent_to_the_program_for_it(tmp_path: Path) -> None:
     torch.save({"model": released(16, 4, 2, 3)}, tmp_path / "tiny.t7")
     with pytest.raises(origin.OriginError, match=r"skipvit-convert --from-official .*tiny\.t7 --out FOLDER"):
