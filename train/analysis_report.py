@@ -98,7 +98,7 @@ def _proposal(found: Json) -> str:
     rungs = [
         (
             f"{point['predicted_speed']:.2f}x",
-            f"{point['cost']['kl']:.4f}",
+            _kl(point["cost"]["kl"]),
             f"{point['cost']['agreement']:.1%}",
             *([] if point["cost"]["accuracy"] is None else [f"{point['cost']['accuracy']:.1%}"]),
             point["spec"] or "the original",
@@ -131,7 +131,7 @@ def _curves(search: Json) -> str:
             Point(
                 p["predicted_speed"],
                 p["cost"][of] * scale,
-                f"{p['spec'] or 'the original'}: {p['predicted_speed']:.2f}x, KL {p['cost']['kl']:.4f}, "
+                f"{p['spec'] or 'the original'}: {p['predicted_speed']:.2f}x, KL {_kl(p['cost']['kl'])}, "
                 f"same top class {p['cost']['agreement']:.1%}",
                 p["spec"] == proposed,
             )
@@ -139,7 +139,9 @@ def _curves(search: Json) -> str:
         ]
 
     at = search["target"]
-    kl = curve("KL against speed", points("kl", 1), "predicted speed", "KL, nats", line_at=at, top=None)
+    small = max(p["cost"]["kl"] for p in search["curve"]) < 0.01
+    scale, unit = (1000, "KL, thousandths of a nat") if small else (1, "KL, nats")
+    kl = curve("KL against speed", points("kl", scale), "predicted speed", unit, line_at=at, top=None)
     same = curve("Same top class against speed", points("agreement", 100), "predicted speed", "same top class, %",
                  line_at=at, top=100)  # fmt: skip
     return f'<div class="figures"><figure>{kl}</figure><figure>{same}</figure></div>'
@@ -155,7 +157,7 @@ def _probe_table(probes: Json) -> str:
             return None
         change = "" if cost["accuracy_change"] is None else f", top-1 {cost['accuracy_change']:+.1%}"
         note = f"{what}: same top class {cost['agreement']:.1%}, cosine of logits {cost['cosine']:.3f}{change}"
-        return f"{cost['kl']:.3f}", math.log10(max(cost["kl"], _LEAST_KL) / _LEAST_KL) / decades, note
+        return _kl(cost["kl"]), math.log10(max(cost["kl"], _LEAST_KL) / _LEAST_KL) / decades, note
 
     depth = len(costs["static"])
     rows = [
@@ -219,6 +221,11 @@ def _times(times: Json) -> str:
     ]
     measured = f"<p>{escape(times['clock'])}, batches of {times['batch']}, float32, eager PyTorch.</p>"
     return table(["piece and patch grid", "an image", "of a block"], rows) + measured
+
+
+def _kl(value: float) -> str:
+    """Three decimals, or what is left of a small number: 0.123, 4e-5, 0."""
+    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _grid(grid: Sequence[int]) -> str:

@@ -90,7 +90,7 @@ def _print(found: dict[str, Any], out: Path) -> None:
     print("  layer " + "".join(f"{name:>12}" for name in probes["costs"]))
     for layer in range(model["depth"]):
         cells = (costs[layer] for costs in probes["costs"].values())
-        print(f"  {layer:>5} " + "".join(f"{'-' if cost is None else format(cost['kl'], '.4f'):>12}" for cost in cells))
+        print(f"  {layer:>5} " + "".join(f"{'-' if cost is None else format(cost['kl'], '.2g'):>12}" for cost in cells))
     line: dict[str, Any] = {"report": str(out / HTML), "analysis": str(out / JSON), "spec": None}
     if search is not None:
         _print_search(search)
@@ -110,7 +110,7 @@ def _print_search(search: dict[str, Any]) -> None:
     for point in ladder(search["curve"]):
         cost = point["cost"]
         print(
-            f"  {point['predicted_speed']:5.2f}x  KL {cost['kl']:.4f}  same top class {cost['agreement']:6.1%}  "
+            f"  {point['predicted_speed']:5.2f}x  KL {cost['kl']:<6.2g}  same top class {cost['agreement']:6.1%}  "
             f"{point['spec'] or '(the original)'}"
         )
     best = search["proposal"]

@@ -99,7 +99,7 @@ def test_report_and_numbers_are_written(
     assert last["spec"] == best["spec"]
     assert last["kl"] == best["cost"]["kl"]
     assert last["report"] == str(out / "report.html")
-    assert re.search(r"^ +3 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", "\n".join(printed), re.MULTILINE)
+    assert re.search(r"^ +3 +[\d.e-]+ +[\d.e-]+ +[\d.e-]+ +[\d.e-]+ +[\d.e-]+$", "\n".join(printed), re.MULTILINE)
 
 
 def test_the_page_is_whole_and_names_every_block(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
