@@ -1,4 +1,4 @@
-# make demo         train, evaluate, export, verify, serve, and print the URL of a page to draw on
+# make demo         train, convert, evaluate, export, verify, serve, and print the URL of a page to draw on
 # make demo-models  the same without the server
 # make test         format check, lint, types, tests
 #
@@ -12,7 +12,8 @@ PORT ?= 8000
 TORCH ?=
 BIN := $(VENV)/bin
 TORCH_PINS := 'torch==2.13.*' 'torchvision==0.28.*'
-DEMO := digits_skipat digits_vit
+DEMO := digits_skipat digits_vit digits_fast
+FAST_SPEC := static:0-1 skip:4-5 tokens:1/2@2
 
 .DELETE_ON_ERROR:
 .PHONY: demo demo-models test lint format readme clean
@@ -28,6 +29,10 @@ models/%/1/manifest.json: runs/%/evaluation/evaluation.json
 
 runs/%/evaluation/evaluation.json: runs/%/checkpoint.json
 	$(BIN)/skipvit-evaluate runs/$*
+
+# The demo's ViT made faster, without labels.
+runs/digits_fast/checkpoint.json: runs/digits_vit/checkpoint.json | $(VENV)/.demo
+	$(BIN)/skipvit-convert runs/digits_vit builtin:digits-and-drawings --spec "$(FAST_SPEC)" --out $(@D) --resume
 
 # A training that was interrupted goes on from its last state.
 runs/%/checkpoint.json: | $(VENV)/.demo

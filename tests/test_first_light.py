@@ -5,13 +5,9 @@ One training serves all tests here: `make test` runs the tests of one file in on
 
 import concurrent.futures
 import json
-import os
-import re
 import shlex
 import shutil
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,13 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.servers import free_ports
 from skipvit.checkpoints import read_samples
+from tests.readme_commands import run_and_served, steps_after
+from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, draw, opened
 
-ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -49,51 +42,16 @@ class Demo:
         return path
 
 
-def readme_steps() -> list[str]:
-    block = re.search(r"Step by step.*?```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert block
-    return block[1].splitlines()
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
-    (folder / "export").symlink_to(ROOT / "export")
-    (port,) = free_ports(1)
-    scripts = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "SKIPVIT_PORT": str(port)}
-    install, *steps, serve, curl = readme_steps()
+    install, *steps, serve, curl = steps_after("Step by step")
     assert install.startswith("pip install")
     assert curl.startswith("curl ")
-    for step in steps:
-        done = subprocess.run(
-            shlex.split(step), cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
-    samples = read_samples(folder / "runs" / "digits_skipat")
-    assert samples is not None
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(shlex.split(serve), cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_ready(server, url, folder / "server.log")
-            yield Demo(folder, url, *samples)
-        finally:
-            server.terminate()
-            assert server.wait(timeout=30) == 0, "SIGTERM drains and exits 0"
-
-
-def wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=2).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(f"not ready in 60 s: {log.read_text()}")
+    with run_and_served(steps, serve, folder) as url:
+        samples = read_samples(folder / "runs" / "digits_skipat")
+        assert samples is not None
+        yield Demo(folder, url, *samples)
 
 
 def post(url: str, body: bytes, content_type: str = "image/png") -> tuple[int, dict[str, object]]:
@@ -147,7 +105,7 @@ def test_other_sizes_formats_and_black_on_white_are_read(demo: Demo, side: int, 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_readmes_curl_line(demo: Demo) -> None:
     shutil.copy(demo.png(7, 64), demo.folder / "digit.png")
-    line = readme_steps()[-1].replace("localhost:8000", demo.url)
+    line = steps_after("Step by step")[-1].replace("localhost:8000", demo.url)
     done = subprocess.run(shlex.split(line), cwd=demo.folder, capture_output=True, text=True, check=True)
     assert top_label(json.loads(done.stdout)) == demo.labels[7]
 
@@ -173,35 +131,20 @@ DRAWN = {
 }
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium to run the page's test")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 @pytest.mark.filterwarnings("default")  # the browser driver's own loop, not ours
 def test_a_digit_drawn_on_the_page_is_read(demo: Demo) -> None:
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     read = {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-component-update"])
-        page = browser.new_page()
-        page.goto(demo.url)
+    with chromium() as browser, opened(browser, demo.url) as page:
         page.wait_for_selector("#pad", state="visible")
         for digit, strokes in DRAWN.items():
             page.click("#clear")
-            box = page.locator("#pad").bounding_box()
-            assert box
-            for stroke in strokes:
-                for step, (x, y) in enumerate(stroke):
-                    at = (box["x"] + box["width"] * (0.3 + 0.4 * x), box["y"] + box["height"] * (0.15 + 0.7 * y))
-                    page.mouse.move(*at, steps=1 if step == 0 else 8)
-                    if step == 0:
-                        page.mouse.down()
-                page.mouse.up()
+            draw(page, strokes, left=0.3, top=0.15, width=0.4)
             page.wait_for_selector("body[data-state=done]")
             page.wait_for_timeout(600)  # the answer to the last stroke, where the digit has several
             read[digit] = page.locator("#bars li").first.get_attribute("data-label")
         assert page.locator("#bars li").count() == 5
         assert "curl" in page.locator("#curl").inner_text()
-        browser.close()
     wrong = {digit: label for digit, label in read.items() if digit != label}
     assert len(wrong) <= 1, f"drawn and read differ: {wrong}"
     assert read["0"] == "0"
