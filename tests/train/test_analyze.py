@@ -225,7 +225,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.analysis.probe_layers", interrupted)
+    monkeypatch.setattr("train.analysis_stages.probe_layers", interrupted)
     assert main([str(checkpoint), str(photos), "--out", str(tmp_path / "out")]) == 130
     assert not (tmp_path / "out").exists()
     assert "nothing was written" in capsys.readouterr().err
