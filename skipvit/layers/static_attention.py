@@ -64,8 +64,8 @@ class StaticAttention(nn.Module):
         else:
             self.left = nn.Parameter(like.new_empty(heads, num_tokens, rank))
             self.right = nn.Parameter(like.new_empty(heads, rank, num_tokens))
-        for parameter in self.parameters():
-            nn.init.trunc_normal_(parameter, std=0.02)
+        self.register_buffer("guide", torch.zeros((), device=like.device), persistent=False)
+        self.reset_parameters()
         query_key, value = _split(attention.qkv)
         self.v, self.proj, self.proj_drop, self.norm = value, attention.proj, attention.proj_drop, attention.norm
         self.qk = query_key if guided or class_row == "dynamic" else None
@@ -73,7 +73,12 @@ class StaticAttention(nn.Module):
             self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
         self.guided = guided
         self.guide_loss: Tensor | None = None
-        self.register_buffer("guide", torch.zeros((), device=like.device), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """A matrix near the uniform one, and λ = 0; values and projection are layers, and start as such."""
+        for parameter in self.parameters(recurse=False):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        self.guide.zero_()
 
     def matrix(self) -> Tensor:
         """S (h, N, N): rows of positive weights that sum to 1."""
@@ -122,14 +127,16 @@ class StaticAttention(nn.Module):
 
     def resample(self, old: Grid, new: Grid, prefix: int) -> None:
         """Carries the matrix over to another patch grid; the factorised form is fitted anew."""
+        if old == new:
+            return
         matrix = resample_attention(self.matrix().detach().double(), old, new, prefix)
         self.num_tokens = matrix.shape[-1]
         if self.form == "dense":
-            self.logits = nn.Parameter(self.logits.new_empty(matrix.shape))
+            self.logits = nn.Parameter(self.logits.new_empty(matrix.shape), self.logits.requires_grad)
         else:
-            rank = self.left.shape[-1]
-            self.left = nn.Parameter(self.left.new_empty(self.num_heads, self.num_tokens, rank))
-            self.right = nn.Parameter(self.right.new_empty(self.num_heads, rank, self.num_tokens))
+            learns, rank = self.left.requires_grad, self.left.shape[-1]
+            self.left = nn.Parameter(self.left.new_empty(self.num_heads, self.num_tokens, rank), learns)
+            self.right = nn.Parameter(self.right.new_empty(self.num_heads, rank, self.num_tokens), learns)
         self.inherit(matrix)
 
     def _dynamic(self, x: Tensor, rows: Tensor) -> Tensor:

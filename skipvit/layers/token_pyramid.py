@@ -53,8 +53,16 @@ class TokenPyramid(nn.Module):
         self.logits = nn.Parameter(torch.empty(m, n))
         if kind == "content":
             self.norm = nn.LayerNorm(dim, eps=1e-6)
-            self.queries = nn.Parameter(torch.zeros(m, dim))
-        self.inherit((1 - leak) * pooling_matrix(grid_in, grid_out) + leak / n)
+            self.queries = nn.Parameter(torch.empty(m, dim))
+        self.leak = leak
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Average pooling, whatever the tokens are."""
+        pooling = pooling_matrix(self.grid_in, self.grid_out).to(self.logits.device)
+        self.inherit((1 - self.leak) * pooling + self.leak / pooling.shape[1])
+        if self.kind == "content":
+            nn.init.zeros_(self.queries)
 
     def inherit(self, matrix: Tensor) -> None:
         """Starts from rows (m, n) that sum to 1."""
@@ -90,13 +98,15 @@ class TokenPyramid(nn.Module):
     def resample(self, grid_in: Grid, grid_out: Grid) -> None:
         """Carries the matrix over to other grids; each query goes to the cells that take its place."""
         old_in, old_out = self.grid_in, self.grid_out
+        if (old_in, old_out) == (grid_in, grid_out):
+            return
         matrix = self.logits.detach().double().softmax(dim=-1)
         matrix = resample_columns(resample_rows(matrix, old_out, grid_out, 0), old_in, grid_in, 0)
-        self.logits = nn.Parameter(self.logits.new_empty(matrix.shape))
+        self.logits = nn.Parameter(self.logits.new_empty(matrix.shape), self.logits.requires_grad)
         self.inherit(matrix)
         if self.kind == "content":
             queries = resample_rows(self.queries.detach().double(), old_out, grid_out, 0)
-            self.queries = nn.Parameter(queries.to(self.queries.dtype))
+            self.queries = nn.Parameter(queries.to(self.queries.dtype), self.queries.requires_grad)
         self.grid_in, self.grid_out = grid_in, grid_out
 
 

@@ -48,7 +48,7 @@ class Choices:
         phi_expansion: hidden channels of Φ over embed_dim.
         phi_kernel_size: odd size of Φ's depthwise convolution.
         static_form: ``dense`` logits, or ``factorised`` ones of rank ``static_rank``.
-        static_class_row: ``static``, or ``dynamic``: the first prefix token's attention is computed.
+        static_class_row: ``static``, or ``dynamic``: the class token's attention is computed.
         static_guided: static blocks keep their dynamic branch, to train with ``set_guide``.
         pyramid: ``static`` matrices, or ``content``-dependent ones.
     """
@@ -124,6 +124,8 @@ class SkipVisionTransformer(_VisionTransformer):
                 "static attention and token pyramids belong to one picture size; leave dynamic_img_size off, "
                 "give img_size, or call set_input_size"
             )
+        if spec.static and choices.static_class_row == "dynamic" and not self.has_class_token:
+            raise ValueError("static_class_row='dynamic' is the class token's row, and this model has no class token")
         self.spec, self.choices = spec, choices
         grids = [(0, 0)] * len(self.blocks) if self.dynamic_img_size else self._grids()
         like = next(self.parameters())
@@ -192,17 +194,22 @@ class SkipVisionTransformer(_VisionTransformer):
         super().reset_classifier(num_classes, global_pool)
 
     def set_input_size(self, img_size: Grid | int | None = None, patch_size: Grid | None = None) -> None:
-        """timm's set_input_size, which also carries static matrices and pyramids over to the new grid."""
-        old = self._grids()
-        old_before = {r.block: self._grid_before(r.block, old) for r in self.spec.tokens}
-        super().set_input_size((img_size, img_size) if isinstance(img_size, int) else img_size, patch_size)
-        new = self._grids()
+        """timm's set_input_size, which also carries static matrices and pyramids over to the new grid.
+
+        Raises:
+            ValueError: the spec does not fit the new grid; the model is then unchanged.
+        """
+        size = (img_size, img_size) if isinstance(img_size, int) else img_size
+        embed = copy.deepcopy(self.patch_embed)
+        embed.set_input_size(size, patch_size)
+        old, new = self._grids(), self.spec.grids(len(self.blocks), embed.grid_size)
+        super().set_input_size(size, patch_size)
         for index in self.spec.static:
             attention: Any = self.blocks[index].attn
             attention.resample(old[index], new[index], self.num_prefix_tokens)
-        for block in old_before:
-            pyramid: Any = self.pyramids[str(block)]
-            pyramid.resample(self._grid_before(block, new), new[block])
+        for reduction in self.spec.tokens:
+            pyramid: Any = self.pyramids[str(reduction.block)]
+            pyramid.resample(self._grid_before(reduction.block, new), new[reduction.block])
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Images (B, in_chans, height, width) to normalised tokens (B, N, C), of the grid that the last block has.
@@ -272,7 +279,7 @@ class SkipVisionTransformer(_VisionTransformer):
                 prefix.append(taken[:, : self.num_prefix_tokens])
                 maps.append(step.unpooled(taken[:, self.num_prefix_tokens :]))
         if output_fmt == "NCHW":  # (B, n, C) -> (B, C, H, W)
-            maps = [y.transpose(1, 2).reshape(y.shape[0], -1, grid_h, grid_w) for y in maps]
+            maps = [y.transpose(1, 2).reshape(y.shape[0], -1, grid_h, grid_w).contiguous() for y in maps]
         with_prefix = return_prefix_tokens and self.num_prefix_tokens > 0
         if output_dict:
             found: dict[str, Any] = {"image_intermediates": maps}

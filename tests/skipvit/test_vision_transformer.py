@@ -212,6 +212,7 @@ def test_intermediate_maps_are_unpooled_to_the_pictures_grid() -> None:
     model = SkipVisionTransformer.from_vit(vit(), "tokens:12@2,6@4")
     _, maps = model.forward_intermediates(images(), indices=[1, 3, 5])
     assert [m.shape for m in maps] == [(2, 24, 4, 6)] * 3
+    assert all(m.is_contiguous() for m in maps)
     _, tokens = model.forward_intermediates(images(), indices=[5], output_fmt="NLC")
     steps = list(model._run_blocks(*model._embed(images())))
     first, second = (model.pyramids[key].matrix() for key in ("2", "4"))
@@ -237,6 +238,51 @@ def test_another_picture_size_takes_the_matrices_along(pyramid: str) -> None:
         torch.testing.assert_close(module.matrix().sum(-1), torch.ones(3, module.num_tokens, dtype=torch.float64))
     model.set_input_size((8, 12))
     assert model(images()).shape == smaller.shape
+
+
+@pytest.mark.parametrize("form", ["dense", "factorised"])
+@pytest.mark.parametrize("pyramid", ["static", "content"])
+def test_the_same_picture_size_changes_no_weight(form: str, pyramid: str) -> None:
+    options = Choices(pyramid=pyramid, static_form=form)  # type: ignore[arg-type]
+    model = SkipVisionTransformer.from_vit(vit(), "static:0-1,3 skip:4 tokens:1/2@2", options)
+    before = copy.deepcopy(model.state_dict())
+    model.set_input_size((8, 12))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_picture_size_that_the_spec_does_not_fit_leaves_the_model_as_it_was() -> None:
+    model = SkipVisionTransformer.from_vit(vit(), "static:0 tokens:20@2")
+    before = model(images())
+    with pytest.raises(ValueError, match="20 is more than the 16 patch tokens"):
+        model.set_input_size((8, 8))
+    assert torch.equal(model(images()), before)
+
+
+@pytest.mark.parametrize("form", ["dense", "factorised"])
+def test_what_was_frozen_stays_so_at_another_picture_size(form: str) -> None:
+    options = Choices(pyramid="content", static_form=form)  # type: ignore[arg-type]
+    model = SkipVisionTransformer.from_vit(vit(), "static:0 tokens:1/2@2", options).requires_grad_(False)
+    model.set_input_size((16, 16))
+    assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def test_matrices_learnt_on_a_picture_size_keep_their_meaning_on_twice_that() -> None:
+    """A matrix that pools and one that looks at its own place do so on the finer grid too."""
+    model = SkipVisionTransformer.from_vit(vit(), "static:0 tokens:6@1")
+    model.blocks[0].attn.inherit(torch.eye(25, dtype=torch.float64).expand(3, -1, -1))
+    model.set_input_size((16, 24))
+    assert model.pyramids["1"].grid_in == (8, 12)
+    assert model.pyramids["1"].grid_out == (2, 3)
+    looks = model.blocks[0].attn.matrix()[:, 1:, 1:].detach().reshape(3, 8, 12, 8, 12)
+    pools = model.pyramids["1"].matrix().detach().reshape(2, 3, 8, 12)
+    rows, columns = torch.meshgrid(torch.arange(8.0).double(), torch.arange(12.0).double(), indexing="ij")
+    for where, along in ((rows, 8), (columns, 12)):
+        centre = (looks * where).sum((-2, -1))  # of what each patch looks at
+        assert float((centre - where).abs().max()) <= 1.0, along
+    torch.testing.assert_close((pools * rows).sum((-2, -1))[:, 0], torch.tensor([1.5, 5.5]).double(), atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        (pools * columns).sum((-2, -1))[0], torch.tensor([1.5, 5.5, 9.5]).double(), atol=0.1, rtol=0
+    )
 
 
 def test_a_checkpoint_of_another_token_count_is_refused() -> None:
@@ -283,6 +329,7 @@ def test_a_converted_vit_is_its_base_under_a_spec() -> None:
         ({"base": "vit_tiny_patch16_224", "spec": "static:0", "dynamic_img_size": True}, "one picture size"),
         ({"base": "vit_tiny_patch16_224", "patch_drop_rate": 0.5}, "holes in the patch grid"),
         ({"base": "vit_tiny_patch16_224", "phi": "conv", "spec": "skip:1"}, "'phi', 'identity' or 'dwconv'"),
+        ({"base": "vit_medium_patch16_gap_240", "spec": "static:0", "static_class_row": "dynamic"}, "no class token"),
         ({"base": "vit_base_patch16_xp_224", "spec": "skip:1"}, "cannot take a spec|no model is named"),
     ],
 )
@@ -313,6 +360,35 @@ def test_decay_leaves_matrices_alone() -> None:
 
 
 # --- what torch does with such a model ---
+
+
+@pytest.mark.parametrize("mode", ["", "jax", "jax_nlhb", "moco", "reset"])
+def test_the_parts_that_are_timms_start_as_timms(mode: str) -> None:
+    torch.manual_seed(0)
+    theirs = timm.models.VisionTransformer(**SMALL, weight_init=mode)
+    torch.manual_seed(0)
+    ours = SkipVisionTransformer(**SMALL, weight_init=mode)
+    assert ours.weight_init_mode == theirs.weight_init_mode
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize("pyramid", ["static", "content"])
+@pytest.mark.parametrize("form", ["dense", "factorised"])
+def test_a_model_planned_on_the_meta_device_starts_as_any(pyramid: str, form: str) -> None:
+    options = {"spec": ALL, "pyramid": pyramid, "static_form": form, "static_guided": True}
+    with torch.device("meta"):
+        model = SkipVisionTransformer(**SMALL, **options)
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(float("nan"))
+    model.init_weights()
+    other = SkipVisionTransformer(**SMALL, **options)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        expected = other.get_parameter(name) if name in dict(other.named_parameters()) else other.get_buffer(name)
+        assert bool(torch.isfinite(tensor).all()), name
+        if "pyramids" in name or "guide" in name:
+            torch.testing.assert_close(tensor, expected)
+
 
 MIXES = [("static", "static"), ("content", "dynamic")]
 
