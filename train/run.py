@@ -4,6 +4,10 @@
     skipvit-train my.toml --set optim.lr=1e-3 --set run.seed=1
     skipvit-train digits_skipat --out runs/digits --resume
     torchrun --nproc-per-node 8 -m train.run skipat_small --set data.uri=imagefolder:/data/imagenet
+    skipvit-train digits_dgssa_glad --set model.weights=runs/digits_vit --set distill.teacher=runs/digits_vit
+
+A recipe's [guide] trains static attention beside the attention that it replaces, [distill] names a teacher, and
+model.weights what to start from; train/recipe.py describes every key.
 
 Killed or stopped, a run goes on with --resume as if nothing had happened; --resume starts a run that is not there yet.
 """

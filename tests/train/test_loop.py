@@ -139,7 +139,7 @@ def test_any_timm_model_trains(tiny: Path, folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits_vit", "digits_skipat"])
+@pytest.mark.parametrize("name", ["digits_vit", "digits_skipat", "digits_dgssa", "digits_glad", "digits_dgssa_glad"])
 def test_demo_recipe_reaches_its_accuracy(name: str, tmp_path: Path) -> None:
     torch.set_num_threads(2)
     assert run(Path(name), tmp_path / "run").metrics["top1"] >= 0.96

@@ -2,17 +2,22 @@
 
 import json
 import math
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from skipvit.checkpoints import load_model
+from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
+from skipvit.models import SkipVisionTransformer, create_model
+from skipvit.transforms import Preprocessing
 from train.recipe import PACKAGED, read_recipe
 from train.run import main
 
 NAMES = sorted(path.stem for path in PACKAGED.glob("*.toml"))
 IMAGENET = [name for name in NAMES if not name.startswith("digits")]
+FROM_SCRATCH = [name for name in IMAGENET if not name.startswith("dgssa")]
+DIGITS = [name for name in NAMES if name.startswith("digits")]
 # everything that costs time is made small, everything else is the recipe's own
 SMALL = [
     "data.image_size=32",
@@ -24,11 +29,13 @@ SMALL = [
     "run.device=cpu",
     "schedule.epochs=300",
 ]
+ALONE = ["model.weights=none", "distill.teacher=none"]  # no one else's weights
 
 
 def test_the_recipes_are_the_demos_and_the_papers() -> None:
     sizes = {f"{model}_{size}" for model in ("vit", "skipat") for size in ("tiny", "small", "base")}
-    assert set(NAMES) == sizes | {"digits_vit", "digits_skipat"}
+    digits = {f"digits_{model}" for model in ("vit", "skipat", "dgssa", "glad", "dgssa_glad")}
+    assert set(NAMES) == sizes | digits | {"dgssa_glad_small"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,7 +47,7 @@ def test_recipe_parses_and_says_its_command_and_result(name: str) -> None:
     assert recipe.model.name.startswith(name.split("_")[1 if name.startswith("digits") else 0])
 
 
-@pytest.mark.parametrize("name", IMAGENET)
+@pytest.mark.parametrize("name", FROM_SCRATCH)
 def test_imagenet_recipe_has_the_papers_settings(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.schedule.epochs == 300
@@ -55,10 +62,14 @@ def test_vit_and_skipat_differ_in_the_model_alone(size: str) -> None:
     assert vit == skipat
 
 
-def test_digits_recipes_differ_in_the_model_alone() -> None:
-    vit, skipat = (tomllib.loads((PACKAGED / f"digits_{m}.toml").read_text()) for m in ("vit", "skipat"))
-    assert vit.pop("model") != skipat.pop("model")
-    assert vit == skipat
+@pytest.mark.parametrize("name", DIGITS)
+def test_digits_recipes_differ_in_model_and_guide_alone(name: str) -> None:
+    vit, other = (tomllib.loads((PACKAGED / f"{n}.toml").read_text()) for n in ("digits_vit", name))
+    assert other.pop("model") == {"name": f"{name.removeprefix('digits_')}_micro_patch2_8"}
+    assert vit.pop("model")
+    assert ("guide" in other) == ("dgssa" in name)
+    other.pop("guide", None)
+    assert vit == other
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -67,7 +78,7 @@ def test_imagenet_recipe_takes_two_steps(
 ) -> None:
     # the base models at full width take seconds per step on one core; depth and names are theirs
     narrow = ["model.args.embed_dim=96", "model.args.num_heads=3"] if not name.endswith("tiny") else []
-    settings = [*SMALL, *narrow, f"data.uri=imagefolder:{folder}"]
+    settings = [*SMALL, *narrow, *ALONE, f"data.uri=imagefolder:{folder}"]
     out = tmp_path / "run"
     assert main([name, "--out", str(out), *(word for s in settings for word in ("--set", s))]) == 0
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()[:2]]
@@ -77,3 +88,71 @@ def test_imagenet_recipe_takes_two_steps(
     assert len(model.blocks) == 12
     assert checkpoint.labels == ("ant", "bee")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["checkpoint"] == str(out)
+
+
+def commands(name: str) -> list[list[str]]:
+    """What a recipe's header tells to type, as words."""
+    lines = (PACKAGED / f"{name}.toml").read_text().splitlines()
+    return [shlex.split(line.removeprefix("#")) for line in lines if line.startswith("#     ")]
+
+
+def test_fine_tuning_takes_what_the_header_converts(folder: Path, tmp_path: Path) -> None:
+    """DeiT-S, narrow and untrained, stands for the one that is fetched."""
+    convert, train, _ = commands("dgssa_glad_small")
+    spec = convert[convert.index("--spec") + 1]
+    recipe = read_recipe("dgssa_glad_small", train[train.index("--set") + 1 :: 2])
+    assert recipe.model.weights == convert[convert.index("--out") + 1]
+    assert recipe.distill.teacher == convert[1]
+    assert recipe.distill.other_names
+    assert recipe.schedule.epochs == 30
+    assert str(create_model(recipe.model.name).spec) == spec  # type: ignore[arg-type]
+
+    narrow = {"embed_dim": 96, "num_heads": 3, "num_classes": 2}
+    deit = create_model(convert[1], **narrow)
+    for path, name, args, model in (
+        ("deit", convert[1], narrow, deit),
+        (
+            "converted",
+            "converted_vit",
+            {"base": convert[1], "spec": spec, **narrow},
+            SkipVisionTransformer.from_vit(deit, spec),
+        ),
+    ):
+        preprocessing = Preprocessing(height=224, width=224, crop_pct=0.9, interpolation="bicubic")
+        labels = ("tench", "goldfish")
+        description = Checkpoint(
+            architecture=name,
+            model_args=args,
+            labels=labels,
+            preprocessing=preprocessing,
+            recipe={},
+            epochs=0,
+            versions={},
+            commit="",
+        )
+        save_checkpoint(tmp_path / path, model.state_dict(), description)
+    settings = [
+        *(setting for setting in SMALL if "image_size" not in setting and "epochs" not in setting),
+        "model.args.embed_dim=96",
+        "model.args.num_heads=3",
+        f"data.uri=imagefolder:{folder}",
+        f"model.weights={tmp_path / 'converted'}",
+        f"distill.teacher={tmp_path / 'deit'}",
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["dgssa_glad_small", "--out", str(tmp_path / "run"), *words]) == 0
+
+
+def test_training_from_scratch_as_the_header_says(folder: Path, tmp_path: Path) -> None:
+    command = commands("dgssa_glad_small")[2]
+    said = command[command.index("--set") + 1 :: 2]
+    recipe = read_recipe("dgssa_glad_small", said)
+    papers = read_recipe("vit_small")
+    assert (recipe.schedule, recipe.optim) == (papers.schedule, papers.optim)
+    assert recipe.augment == papers.augment
+    narrow = ["model.args.embed_dim=96", "model.args.num_heads=3"]
+    settings = [*said, *SMALL, *narrow, f"data.uri=imagefolder:{folder}"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["dgssa_glad_small", "--out", str(tmp_path / "run"), *words]) == 0
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["guide"] == 0.0
