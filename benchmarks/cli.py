@@ -3,11 +3,13 @@
     skipvit-bench engine --sizes tiny small --resolutions 224 384
     skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
     skipvit-bench server --rounds 3 --seconds 4
+    skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench accuracy --seeds 0 1 2
     skipvit-bench presets
 
-Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `presets`
-measures nothing: it prints what every preset costs, counted and by closed forms.
+Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `pareto`
+trains the demo's family, converts its ViT, and draws accuracy against speed; interrupted, the same command goes on.
+`presets` measures nothing: it prints what every preset costs, counted and by closed forms.
 """
 
 import argparse
@@ -21,13 +23,16 @@ from benchmarks.families import FAMILIES, FORMS
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    commands = {"engine": _engine, "server": _server, "accuracy": _accuracy, "presets": _presets}
+    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "accuracy": _accuracy, "presets": _presets}
     try:
         return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; run: pip install 'skipvit[bench,train]'")
     except RuntimeError as error:
         return _fail(str(error))
+    except KeyboardInterrupt:
+        print("skipvit-bench: interrupted", file=sys.stderr)
+        return 130
 
 
 def _engine(arguments: argparse.Namespace) -> int:
@@ -56,6 +61,17 @@ def _accuracy(arguments: argparse.Namespace) -> int:
     from benchmarks import accuracy
 
     _finish("accuracy", accuracy.measure(arguments.seeds), accuracy.PACKAGES, arguments.out)
+    return 0
+
+
+def _pareto(arguments: argparse.Namespace) -> int:
+    from benchmarks import pareto, pareto_chart
+
+    scratch, jobs, rounds = arguments.scratch, arguments.jobs, arguments.rounds
+    rows = pareto.measure(arguments.seeds, scratch, jobs, rounds, arguments.epochs, arguments.steps)
+    path = _finish("pareto", rows, pareto.PACKAGES, arguments.out)
+    for picture in pareto_chart.draw(list(rows), path):
+        print(f"Written: {picture}")
     return 0
 
 
@@ -91,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     server.add_argument("--rounds", type=_positive, default=3, help="turns of every candidate (default: 3)")
     server.add_argument("--clients", nargs="+", type=_positive, default=[1, 32], help="connections (default: 1 32)")
+    _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
     accuracy = what.add_parser("accuracy", help="trains the demo's ViT and SkipAt with several seeds")
     accuracy.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one training each (default: 0 1 2)")
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
@@ -105,6 +122,17 @@ def _add_engine(engine: argparse.ArgumentParser) -> None:
     add("--rounds", type=_positive, default=9, help="turns of every candidate (default: 9)")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="ratios need vit among them")
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="timm is its plain export of the ViT")
+
+
+def _add_pareto(pareto: argparse.ArgumentParser) -> None:
+    add = pareto.add_argument
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="every model once with each (default: 0 1 2)")
+    add("--jobs", type=_positive, default=1, help="trainings at a time, of one thread each (default: 1)")
+    add("--rounds", type=_positive, default=99, help="turns of every candidate for its speed (default: 99)")
+    add("--scratch", type=Path, default=Path("runs/pareto"), metavar="FOLDER",
+        help="keeps finished trainings; the same command goes on from there (default: runs/pareto)")  # fmt: skip
+    add("--epochs", type=_positive, help="of every training, in place of the recipes' own: for a quick try")
+    add("--steps", type=_positive, help="of every conversion, in place of skipvit-convert's own: for a quick try")
 
 
 def _positive(text: str) -> int:

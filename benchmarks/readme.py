@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.families import FAMILIES, OURS, PLAIN, split_name
-from benchmarks.rows import read_rows
+from benchmarks.rows import newest, read_rows
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 _NOT_MEASURED = "not measured"
@@ -95,6 +95,32 @@ def accuracy_table() -> str:
     return _table(header, "|---|" + "--:|" * (len(seeds) + 2), lines, rows)
 
 
+def pareto_table() -> str:
+    """Markdown of the pareto benchmark: its picture, and a row a candidate with means over seeds."""
+    rows = read_rows("pareto")
+    lines = []
+    for name in dict.fromkeys(r["candidate"] for r in rows):
+        own = [r for r in rows if r["candidate"] == name]
+        top1 = [float(r["top1_percent"]) for r in own]
+        cpu = statistics.median(float(r["train_cpu_s"]) for r in own)
+        r = own[0]
+        lines.append(
+            f"| {name} | {statistics.mean(top1):.1f} | {min(top1):.1f} to {max(top1):.1f} "
+            f"| {float(r['images_per_s_per_core']):.0f} | {float(r['speedup_over_vit']):.2f} | {int(r['params']):,} "
+            f"| {float(r['mmacs']):.2f} | {cpu:.0f} |"
+        )
+    header = (
+        "| model | mean top-1 % | over seeds | images/s on one core | speed-up over ViT | parameters | MMACs "
+        "| training CPU s |"
+    )
+    text = _table(header, "|---|" + "--:|" * 7, lines, rows)
+    picture = newest("pareto")
+    if picture is None:
+        return text
+    address = picture.with_suffix(".svg").relative_to(README.parent).as_posix()
+    return f"![Accuracy against speed of the demo's models]({address})\n\n{text}"
+
+
 def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]]) -> str:
     if not rows:
         return "Not measured yet."
@@ -104,7 +130,7 @@ def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]])
     return "\n".join([header, rule, *lines, "", note])
 
 
-_TABLES = {"engine": engine_table, "server": server_table, "accuracy": accuracy_table}
+_TABLES = {"engine": engine_table, "server": server_table, "pareto": pareto_table, "accuracy": accuracy_table}
 
 
 if __name__ == "__main__":

@@ -41,13 +41,20 @@ def write_rows(
     return path
 
 
+def newest(what: str, folder: Path = RESULTS) -> Path | None:
+    """The newest file of a benchmark, or None where it was never run."""
+    return max(sorted(folder.glob(f"{what}_*.csv")), key=lambda path: _read(path)[0]["date"], default=None)
+
+
 def read_rows(what: str, folder: Path = RESULTS) -> list[dict[str, str]]:
     """Rows of the newest file of a benchmark, or none where it was never run."""
-    files = []
-    for path in sorted(folder.glob(f"{what}_*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            files.append(list(csv.DictReader(file)))
-    return max(files, key=lambda rows: rows[0]["date"], default=[])
+    path = newest(what, folder)
+    return [] if path is None else _read(path)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def print_table(rows: list[Mapping[str, object]]) -> None:

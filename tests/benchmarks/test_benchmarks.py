@@ -169,6 +169,6 @@ def test_a_server_that_dies_is_reported_with_its_last_words() -> None:
 def test_readme_is_made_from_the_results() -> None:
     text = readme.README.read_text()
     assert readme.fill(text) == text, "run `make readme`"
-    assert "Not measured yet" not in text
+    assert "Not measured yet" not in readme.engine_table() + readme.server_table()
     with pytest.raises(ValueError, match="exactly one <!-- engine -->"):
         readme.fill("nothing to fill")
