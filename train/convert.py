@@ -167,7 +167,7 @@ def _add_learning(group: Any) -> None:
     add("--minutes", type=_positive_number, default=15.0,
         help="take fewer steps where all would take longer than about this (default: 15)")  # fmt: skip
     add("--batch", type=_whole(2), help="pictures a step (default: 64 for pictures of up to 64 pixels, 32 for larger)")
-    add("--lr", type=_positive_number, help="learning rate at its peak (default: 0.2 / the model's channels)")
+    add("--lr", type=_positive_number, help="learning rate at its peak (default: 0.3 / the model's channels)")
     add("--seed", type=_whole(0), default=0)
     add("--augment", choices=("auto", "digits", "photographs", "none"), default="auto",
         help="how pictures are varied; auto: as a digits checkpoint was trained, else as photographs")  # fmt: skip

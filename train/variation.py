@@ -35,12 +35,16 @@ class AsTheyAre:
 class Glyphs:
     """The distortion that the digits recipes train with.
 
+    A little is needed, and much hurts. A student of plain pictures alone forgets what its teacher knows of others:
+    after 400 steps of 64 it reads 53 % of the synthetic drawings, of which its teacher reads 94 %, and 98.1 % of scans.
+    At 0.25 it is 91 and 96.9 %. One seed each, and a learning rate of 3e-3.
+
     Args:
         ramp: how far it is turned up, 0 to 1; see `GlyphDistortion`.
     """
 
     distortion: GlyphDistortion
-    ramp: float = 0.5
+    ramp: float = 0.25
 
     def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
         u = glyph_numbers(seed, step, len(pixels), RANDOM_NUMBERS).to(pixels.device)
@@ -50,6 +54,8 @@ class Glyphs:
 @dataclass(frozen=True)
 class Photographs:
     """Mild zoom, shift and rotation, then every other picture mixed with one of the batch. Nothing is mirrored.
+
+    Chosen by judgement: no trained model of photographs was at hand to measure it on.
 
     Args:
         zoom: a picture is enlarged by up to this factor, which crops it.
