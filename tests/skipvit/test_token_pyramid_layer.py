@@ -95,6 +95,21 @@ def test_it_moves_to_another_grid(kind: PyramidKind) -> None:
     torch.testing.assert_close(matrix.sum(-1), torch.ones_like(matrix[..., 0]), rtol=0, atol=1e-12)
 
 
+def test_on_another_grid_each_query_goes_where_its_cell_went() -> None:
+    layer = pyramid((4, 4), (2, 2), kind="content")
+    queries = torch.arange(4.0).double()[:, None].expand(4, DIM).contiguous()  # a picture that grows to the lower right
+    layer.queries = torch.nn.Parameter(queries)
+    before = layer.matrix(torch.zeros(1, 16, DIM, dtype=torch.float64))[0].detach().reshape(2, 2, 4, 4)
+    layer.resample((8, 8), (4, 4))
+    expected = F.interpolate(queries.t().reshape(1, DIM, 2, 2), size=(4, 4), mode="bilinear", antialias=True)
+    torch.testing.assert_close(layer.queries.detach(), expected.flatten(2)[0].t())
+    after = layer.matrix(torch.zeros(1, 64, DIM, dtype=torch.float64))[0].detach().reshape(4, 4, 8, 8)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a corner of the new grid pools what that of the old one did
+        coarse = before[row, column].reshape(2, 2, 2, 2).sum((1, 3))
+        fine = after[3 * row, 3 * column].reshape(2, 4, 2, 4).sum((1, 3))
+        torch.testing.assert_close(fine, coarse, rtol=0, atol=0.2)
+
+
 def test_another_token_count_is_refused_though_it_could_pass_for_prefix_tokens() -> None:
     with pytest.raises(ValueError, match=r"made for 1 \+ 16 tokens, got 26"):
         pyramid((4, 4), (2, 2))(tokens(26))

@@ -205,6 +205,40 @@ def test_class_and_register_tokens_pass_a_pyramid_untouched() -> None:
     assert seen[0].shape == (2, 2 + 6, 24)
 
 
+def test_layer_scale_and_drop_path_act_after_the_value_that_is_reused() -> None:
+    """Ẑ is the attention output itself; only its way into the residual stream is scaled and dropped."""
+    model = SkipVisionTransformer.from_vit(vit(init_values=0.5, drop_path_rate=0.5), "static:0 skip:2")
+    for block in model.blocks:
+        for part in (block.drop_path1, block.drop_path2):
+            if hasattr(part, "drop_prob"):
+                part.forward = lambda x: 3 * x  # no chance in a test
+    x, grid = model._embed(images())
+    z = torch.zeros(0)
+    for index, block in enumerate(model.blocks):
+        again, handed_on = block(x, z, grid)
+        if index == 2:
+            z = torch.cat([z[:, :1], block.phi(z[:, 1:].contiguous(), grid)], dim=1)
+        else:
+            z = block.attn(block.norm1(x))
+        times = 3 if index else 1  # the first block is never dropped
+        x = x + times * block.ls1.gamma * z
+        x = x + times * block.ls2.gamma * block.mlp(block.norm2(x))
+        torch.testing.assert_close(handed_on, z, rtol=0, atol=1e-12)
+        torch.testing.assert_close(again, x, rtol=0, atol=1e-10)
+
+
+def test_static_attention_keeps_the_norm_and_the_dropout_around_the_projection() -> None:
+    plain, x = vit(scale_attn_norm=True, proj_drop_rate=0.5), images(1)
+    model = SkipVisionTransformer.from_vit(plain, "static:0-5")
+    for block, mean in zip(model.blocks, mean_attention(plain, x), strict=True):
+        block.attn.inherit(mean)
+    torch.testing.assert_close(model(x), plain(x), rtol=0, atol=1e-10)
+    attention = model.blocks[0].attn.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert 0.2 < float((attention(torch.randn(4, 25, 24, dtype=torch.float64)) == 0).double().mean()) < 0.8
+
+
 # --- dense heads, other sizes, cutting off ---
 
 
@@ -217,6 +251,35 @@ def test_intermediate_maps_are_unpooled_to_the_pictures_grid() -> None:
     steps = list(model._run_blocks(*model._embed(images())))
     first, second = (model.pyramids[key].matrix() for key in ("2", "4"))
     torch.testing.assert_close(tokens[0], unpool(unpool(steps[5].tokens[:, 1:], second), first))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize("output_fmt", ["NCHW", "NLC"])
+@pytest.mark.parametrize("output_dict", [False, True])
+def test_intermediates_are_timms_under_every_option(
+    norm: bool, stop_early: bool, output_fmt: str, output_dict: bool
+) -> None:
+    plain = vit(reg_tokens=1)
+    model = SkipVisionTransformer.from_vit(plain, "")
+    fixed = {"norm": norm, "stop_early": stop_early, "output_fmt": output_fmt, "output_dict": output_dict}
+    for indices in (None, 2, [0, -2], [3]):
+        for prefix in (False, True):
+            for only in (False, True):
+                options = {**fixed, "indices": indices, "return_prefix_tokens": prefix, "intermediates_only": only}
+                found = model.forward_intermediates(images(), **options)
+                expected = plain.forward_intermediates(images(), **options)
+                assert type(found) is type(expected)
+                torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_stopping_early_computes_no_later_block() -> None:
+    model = SkipVisionTransformer.from_vit(vit(), ALL)
+    runs: list[int] = []
+    for index, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, index=index: runs.append(index))
+    model.forward_intermediates(images(), indices=[2], stop_early=True)
+    assert runs == [0, 1, 2]
 
 
 def test_features_only_cuts_the_spec_off_with_the_blocks() -> None:
