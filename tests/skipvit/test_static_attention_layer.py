@@ -134,6 +134,15 @@ def test_a_factorised_matrix_of_full_rank_inherits_exactly_and_of_low_rank_nearl
     assert errors[0] > errors[1] > 1e-9 > errors[2]
 
 
+def test_a_rows_level_costs_the_factorised_form_no_rank() -> None:
+    generator = torch.Generator().manual_seed(4)
+    left, right = (torch.randn(HEADS, TOKENS, 1, dtype=torch.float64, generator=generator) for _ in range(2))
+    mean = (left @ right.transpose(1, 2)).softmax(-1)  # log of it is of rank 1 and a level for each row
+    layer = static(attention(), form="factorised", rank=1)
+    layer.inherit(mean)
+    torch.testing.assert_close(layer.matrix(), mean, rtol=0, atol=1e-12)
+
+
 @given(h=st.integers(1, 5), w=st.integers(1, 5), h2=st.integers(1, 9), w2=st.integers(1, 9), p=st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
 def test_resampled_rows_still_sum_to_one(h: int, w: int, h2: int, w2: int, p: int) -> None:
