@@ -68,7 +68,8 @@ def _pareto(arguments: argparse.Namespace) -> int:
     from benchmarks import pareto, pareto_chart
 
     scratch, jobs, rounds = arguments.scratch, arguments.jobs, arguments.rounds
-    rows = pareto.measure(arguments.seeds, scratch, jobs, rounds, arguments.epochs, arguments.steps)
+    budgets = {"epochs": arguments.epochs, "steps": arguments.steps}
+    rows = pareto.measure(arguments.seeds, scratch, jobs, rounds, **budgets, any_commit=arguments.any_commit)
     path = _finish("pareto", rows, pareto.PACKAGES, arguments.out)
     for picture in pareto_chart.draw(list(rows), path):
         print(f"Written: {picture}")
@@ -131,6 +132,7 @@ def _add_pareto(pareto: argparse.ArgumentParser) -> None:
     add("--rounds", type=_positive, default=99, help="turns of every candidate for its speed (default: 99)")
     add("--scratch", type=Path, default=Path("runs/pareto"), metavar="FOLDER",
         help="keeps finished trainings; the same command goes on from there (default: runs/pareto)")  # fmt: skip
+    add("--any-commit", action="store_true", help="go on from trainings of other commits too; rows say which")
     add("--epochs", type=_positive, help="of every training, in place of the recipes' own: for a quick try")
     add("--steps", type=_positive, help="of every conversion, in place of skipvit-convert's own: for a quick try")
 

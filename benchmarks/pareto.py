@@ -70,6 +70,7 @@ def measure(
     epochs: int | None = None,
     steps: int | None = None,
     entries: Sequence[Entry] = ENTRIES,
+    any_commit: bool = False,
 ) -> list[dict[str, object]]:
     """A row a candidate and seed.
 
@@ -79,14 +80,16 @@ def measure(
         rounds: turns of every candidate when speed is measured.
         epochs: of every training, in place of the recipes' own.
         steps: of every conversion, in place of skipvit-convert's own.
+        any_commit: takes up trainings that were finished at another commit; a row says at which its model was made.
 
     Raises:
         RuntimeError: a training failed, or the trained models cannot be compared.
     """
     scratch = scratch.resolve()
-    cpu = carry_out([_training(e, s, epochs) for e in entries for s in seeds if e.recipe], scratch, jobs, "training")
+    trainings = [_training(e, s, epochs) for e in entries for s in seeds if e.recipe]
+    cpu = carry_out(trainings, scratch, jobs, "training", any_commit)
     conversions = [_conversion(e, s, scratch, steps) for e in entries for s in seeds if e.converted]
-    cpu |= carry_out(conversions, scratch, jobs, "converting")
+    cpu |= carry_out(conversions, scratch, jobs, "converting", any_commit)
     try:
         times = _times({e.name: folder_of(scratch, _slug(e, seeds[0])) for e in entries}, rounds)
         return [_row(e, s, folder_of(scratch, _slug(e, s)), cpu[_slug(e, s)], times) for e in entries for s in seeds]
@@ -185,5 +188,6 @@ def _row(entry: Entry, seed: int, folder: Path, cpu: float, times: dict[str, lis
         "params": count_params(model),
         "mmacs": round(count_macs(model, sample) / 1e6, 4),
         "train_cpu_s": round(cpu, 1),
+        "trained_at": checkpoint.commit,
         "rounds": len(own),
     }

@@ -43,16 +43,19 @@ def folder_of(scratch: Path, name: str) -> Path:
     return scratch / "runs" / name
 
 
-def carry_out(trainings: Sequence[Training], scratch: Path, jobs: int, label: str) -> dict[str, float]:
+def carry_out(
+    trainings: Sequence[Training], scratch: Path, jobs: int, label: str, any_commit: bool = False
+) -> dict[str, float]:
     """CPU seconds of each training, by name; those that an earlier call finished are not run again.
 
     Args:
         jobs: processes at a time, of one thread each. Results do not depend on it.
+        any_commit: takes what was finished at other commits too; a checkpoint says at which.
 
     Raises:
         RuntimeError: one failed; the others are stopped, and what is finished is kept.
     """
-    waiting = [t for t in trainings if _finished(t, scratch) is None]
+    waiting = [t for t in trainings if _finished(t, scratch, any_commit) is None]
     running: dict[Training, subprocess.Popen[bytes]] = {}
     with tqdm(total=len(trainings), initial=len(trainings) - len(waiting), desc=label, unit="run") as bar:
         try:
@@ -72,7 +75,7 @@ def carry_out(trainings: Sequence[Training], scratch: Path, jobs: int, label: st
                 process.terminate()
             for process in running.values():
                 process.wait()
-    found = {t.name: _finished(t, scratch) for t in trainings}
+    found = {t.name: _finished(t, scratch, any_commit) for t in trainings}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
@@ -101,14 +104,17 @@ def _finish(training: Training, status: int, scratch: Path) -> None:
     write_atomically(path, json.dumps({**_circumstances(training), "cpu_seconds": seconds}) + "\n")
 
 
-def _finished(training: Training, scratch: Path) -> float | None:
-    """CPU seconds of a training that is done, in the same way and with the same code."""
+def _finished(training: Training, scratch: Path, any_commit: bool) -> float | None:
+    """CPU seconds of a training that is done, in the same way and, unless ``any_commit``, with the same code."""
     try:
         found = json.loads(_finished_file(training, scratch).read_text(encoding="utf-8"))
         seconds = float(found.pop("cpu_seconds"))
     except (FileNotFoundError, ValueError, KeyError, AttributeError):
         return None
-    return seconds if found == _circumstances(training) else None
+    wanted = _circumstances(training)
+    if any_commit:
+        wanted["commit"] = found.get("commit")
+    return seconds if found == wanted else None
 
 
 def _circumstances(training: Training) -> dict[str, object]:
