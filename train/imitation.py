@@ -8,6 +8,13 @@ the student learn. Both models are in eval mode, so that the same picture has th
 
 Measured on the demo's digits, `static:0-1 skip:4-5 tokens:1/2@2`, 200 steps of 64, one seed, plain pictures: the
 second term brings KL on held-out scans from 0.073 to 0.056; the same for the tokens of every block, 0.059.
+400 steps of 32 on seed 1: learning the new parts alone ends at 93.1 % and KL 0.156, everything at 96.7 % and 0.081;
+teaching the new parts alone first, by the tokens of every block, for 100 of the steps, at 96.4 % and 0.076.
+
+Top-1 on 360 held-out scans after the program's 400 steps, the original's first; 37 to 55 s of CPU each:
+    seed   original   skip:2-5   static:0-2   tokens:1/2@2,1/4@4   static:0-1 skip:4-5 tokens:1/2@2
+    1      97.78      98.61      98.06        98.33                97.22
+    2      96.39      93.61      95.28        95.28                96.11
 """
 
 import math
