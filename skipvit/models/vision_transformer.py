@@ -121,8 +121,8 @@ class SkipVisionTransformer(_VisionTransformer):
             raise ValueError(f"blocks of {', '.join(odd)} cannot take a spec; only timm's plain Block can")
         if self.dynamic_img_size and (spec.static or spec.tokens):
             raise ValueError(
-                "static attention and token pyramids belong to one picture size; leave dynamic_img_size off, "
-                "give img_size, or call set_input_size"
+                "static attention and token pyramids belong to one picture size; "
+                "build the model with dynamic_img_size=False and an img_size"
             )
         if spec.static and choices.static_class_row == "dynamic" and not self.has_class_token:
             raise ValueError("static_class_row='dynamic' is the class token's row, and this model has no class token")
@@ -159,7 +159,13 @@ class SkipVisionTransformer(_VisionTransformer):
         return grids[block - 1] if block else self.patch_embed.grid_size
 
     def set_guide(self, strength: float) -> None:
-        """λ of all guided static blocks: 0 is the dynamic attention, 1 the static matrix."""
+        """λ of all guided static blocks: 0 is the dynamic attention, 1 the static matrix.
+
+        Raises:
+            ValueError: it is outside 0..1.
+        """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"the guide's strength goes from 0 to 1, got {strength}")
         for attention in self._guided():
             attention.guide.fill_(strength)
 
@@ -184,6 +190,12 @@ class SkipVisionTransformer(_VisionTransformer):
         logits = {name for name, _ in self.named_parameters() if name.endswith((".logits", ".left", ".right"))}
         timms: set[str] = super().no_weight_decay()
         return timms | logits
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's groups for layer-wise learning rates; a pyramid belongs to the block that it stands before."""
+        found: dict[str, Any] = super().group_matcher(coarse)
+        # the first pattern that fits decides
+        return {**found, "blocks": [(r"^pyramids\.(\d+)", None), *found["blocks"]]}
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """timm's reset_classifier, refusing a pooling that the spec cannot serve."""

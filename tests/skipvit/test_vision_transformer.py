@@ -485,3 +485,17 @@ def test_a_guided_model_can_be_copied_after_a_step() -> None:
     model = SkipVisionTransformer(**SMALL, spec="static:0-1", static_guided=True).train()
     (model(images().float()).sum() + model.guide_loss()).backward()
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+
+
+def test_layer_decay_puts_a_pyramid_with_its_block() -> None:
+    model = create_model("glad_micro_patch2_8")
+    groups = timm.models.group_parameters(model, model.group_matcher())
+    of = {name: index for index, names in groups.items() for name in names}
+    assert of["pyramids.2.logits"] == of["blocks.2.norm1.weight"]
+    assert of["blocks.1.norm1.weight"] < of["pyramids.2.logits"]
+
+
+@pytest.mark.parametrize("strength", [-0.1, 7.0, float("nan")])
+def test_a_guide_is_a_share(strength: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        create_model("dgssa_micro_patch2_8", static_guided=True).set_guide(strength)
