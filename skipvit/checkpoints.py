@@ -10,7 +10,8 @@ Weights never travel as pickles, so opening a stranger's checkpoint runs none of
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,33 @@ def save_checkpoint(
 
     Args:
         samples: evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), for export's comparison.
+
+    Raises:
+        OSError: a file cannot be written, for want of room or of leave.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)  # until it is back, the folder is not a checkpoint
-    staging = folder / f".{WEIGHTS}"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging)
-    staging.replace(folder / WEIGHTS)
+    with _complete(folder / WEIGHTS) as staging:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging)
     if samples is not None:
-        staging = folder / f".{SAMPLES}"
-        with staging.open("wb") as file:
+        with _complete(folder / SAMPLES) as staging, staging.open("wb") as file:
             np.savez_compressed(file, images=samples[0], labels=samples[1])
-        staging.replace(folder / SAMPLES)
     text = json.dumps(checkpoint.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_atomically(folder / DESCRIPTION, text + "\n")
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside ``path`` to write under; the file takes its place if the block succeeds."""
+    staging = path.with_name(f".{path.name}")
+    try:
+        yield staging
+        staging.replace(path)
+    except BaseException as error:
+        staging.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # how safetensors says that the disk is full
+            raise OSError(f"{path.name} cannot be written: {error}") from None
+        raise
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -43,15 +43,26 @@ def latest_step(run: Path) -> int | None:
 
 
 def save_state(run: Path, step: int, tensors: dict[str, Tensor], process: Process) -> None:
-    """Writes the state after ``step`` steps, then removes older ones; every process must call this."""
+    """Writes the state after ``step`` steps, then removes older ones; every process must call this.
+
+    Raises:
+        ResumeError: it cannot be written; the state before it stays.
+    """
     final, staging = _folder(run, step), run / STATE / ".writing"
     if process.leads:
         shutil.rmtree(staging, ignore_errors=True)  # of a run killed while it wrote
         staging.mkdir(parents=True)
     process.barrier()
-    with _quiet():
-        writer = HuggingFaceStorageWriter(str(staging), save_distributed=True)
-        save({**tensors, "step": torch.tensor([step])}, storage_writer=writer, no_dist=process.world == 1)
+    try:
+        with _quiet():
+            writer = HuggingFaceStorageWriter(str(staging), save_distributed=True)
+            save({**tensors, "step": torch.tensor([step])}, storage_writer=writer, no_dist=process.world == 1)
+    except (Exception, CheckpointException) as error:
+        if process.leads:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise ResumeError(
+            f"{final} cannot be written ({_reason(error)}); make room there, and go on with --resume"
+        ) from None
     process.barrier()
     if process.leads:
         shutil.rmtree(final, ignore_errors=True)
@@ -75,8 +86,7 @@ def load_state(run: Path, step: int, tensors: dict[str, Tensor], process: Proces
             reader = HuggingFaceStorageReader(str(folder))
             load({**tensors, "step": found}, storage_reader=reader, no_dist=process.world == 1)
     except (Exception, CheckpointException) as error:  # DCP's is no Exception; safetensors and the system have others
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise ResumeError(f"{folder} cannot be resumed from ({reason}); remove {run} to start again") from None
+        raise ResumeError(f"{folder} cannot be resumed from ({_reason(error)}); remove {run} to start again") from None
     if int(found) != step:
         raise ResumeError(f"{folder} holds step {int(found)}, its name says {step}; remove {run} to start again")
 
@@ -98,6 +108,12 @@ def set_optimizer_step(optimizer: torch.optim.Optimizer, step: int) -> None:
     """Tells AdamW how many steps were taken: its bias correction depends on it."""
     for moments in optimizer.state.values():
         moments["step"].fill_(float(step))
+
+
+def _reason(error: BaseException) -> str:
+    """The last line: DCP's errors are whole tracebacks."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
 
 
 def _folder(run: Path, step: int) -> Path:

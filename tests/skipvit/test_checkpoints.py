@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from skipvit.checkpoints import Checkpoint, CheckpointError, load_model, read_checkpoint, read_samples, save_checkpoint
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
+from tests.no_room import no_room
 
 IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 
@@ -50,6 +51,17 @@ def test_round_trip(folder: Path) -> None:
 def test_a_checkpoint_without_samples(folder: Path) -> None:
     (folder / "samples.npz").unlink()
     assert read_samples(folder) is None
+
+
+def test_a_checkpoint_that_finds_no_room_is_none(folder: Path) -> None:
+    description, weights = read_checkpoint(folder), {"w": torch.zeros(100_000)}
+    before = sorted(path.name for path in folder.iterdir())
+    with no_room(), pytest.raises(OSError, match=r"model\.safetensors cannot be written"):
+        save_checkpoint(folder, weights, description)
+    samples = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), dtype=np.uint8), np.zeros(40, np.int64)
+    with no_room(), pytest.raises(OSError, match="too large"):
+        save_checkpoint(folder, {"w": torch.zeros(1)}, description, samples)
+    assert sorted(path.name for path in folder.iterdir()) == [name for name in before if name != "checkpoint.json"]
 
 
 def test_weights_that_diverged_are_refused(folder: Path) -> None:

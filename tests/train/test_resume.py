@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.no_room import no_room
 from train.distributed import Process
 from train.loop import fit
 from train.pictures import open_data
@@ -87,6 +88,16 @@ def test_leftovers_of_a_kill_are_no_state_and_are_cleared(tmp_path: Path) -> Non
     assert latest_step(tmp_path / "elsewhere") is None
     save_state(tmp_path, 5, {"a": torch.ones(2)}, ALONE)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000005"]
+
+
+def test_a_state_that_finds_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    state = {"w": torch.zeros(100_000)}
+    save_state(tmp_path, 1, state, ALONE)
+    with no_room(), pytest.raises(ResumeError, match=r"step-00000002 cannot be written \(.*; make room there"):
+        save_state(tmp_path, 2, state, ALONE)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000001"]
+    save_state(tmp_path, 2, state, ALONE)
+    assert latest_step(tmp_path) == 2
 
 
 def test_state_holds_no_pickle(tiny: Path, tmp_path: Path) -> None:
