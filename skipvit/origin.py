@@ -221,7 +221,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         OriginError: there is none.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES)
+    # hidden files are tools' leftovers, such as macOS's ._photo.jpg
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in found if p.is_file())
     if not paths:
         raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another folder")
     return paths

@@ -67,6 +67,13 @@ def test_pictures_are_found_in_order_and_opened_as_the_model_takes_them(tmp_path
         origin.pictures_in(tmp_path / "nowhere")
 
 
+def test_what_only_has_a_picture_s_name_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._photo.jpg").write_bytes(b"what macOS leaves on foreign disks")
+    Image.new("RGB", (4, 4)).save(tmp_path / "folder.png" / "photo.jpg")
+    assert origin.pictures_in(tmp_path) == [tmp_path / "folder.png" / "photo.jpg"]
+
+
 def test_pictures_too_large_to_decode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (100, 100)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
