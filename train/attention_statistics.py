@@ -22,6 +22,8 @@ from torch import Tensor
 
 CKA_GROUP = 16
 _LEAST_FOR_HSIC = 4  # the unbiased estimator divides by n (n - 3)
+# Outputs that differ by less than this share of their size do not differ, in float32 and another order of summation.
+_SAME = 1e-5
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class MapSums:
 class GroupedHsic:
     """HSIC_1 between all pairs of layers, over groups of so many images in their order.
 
-    A last group that is not full counts only where there is no other.
+    A last group that is not full counts only where there is no other. A layer whose outputs do not differ between the
+    images, or differ so little that its own estimate is not positive, is like no other: its CKA with them is 0.
     """
 
     def __init__(self, group: int) -> None:
@@ -194,6 +197,7 @@ class GroupedHsic:
         self._waiting: list[list[Tensor]] = []  # a part of a group: for each layer (n, N * C)
         self._count = 0
         self._sum: Tensor | None = None
+        self._least: Tensor | float = 0.0  # (L,): HSIC of layers with themselves that is rounding alone
 
     def add(self, outputs: list[Tensor]) -> None:
         """Outputs (B, N, C) of each layer."""
@@ -214,8 +218,10 @@ class GroupedHsic:
             self._close()
         if self._sum is None:
             return None
-        own = self._sum.diagonal().clamp_min(0).sqrt()
-        return self._sum / (own[:, None] * own).clamp_min(torch.finfo(torch.float64).tiny)
+        own = self._sum.diagonal()
+        root = torch.where(own > self._least, own, torch.inf).sqrt()
+        cka = self._sum / (root[:, None] * root)
+        return torch.where(torch.eye(len(own), dtype=torch.bool, device=own.device), 1.0, cka)
 
     def _close(self) -> None:
         layers = [torch.cat(parts) for parts in zip(*self._waiting, strict=True)]
@@ -223,6 +229,8 @@ class GroupedHsic:
         centred = [x - x.mean(dim=0) for x in layers]
         found = hsic(torch.stack([x @ x.mT for x in centred]).double())
         self._sum = found if self._sum is None else self._sum + found
+        squares = torch.stack([x.double().square().sum(dim=1).mean() for x in layers])
+        self._least = self._least + (_SAME**2 * squares).square()
         self._waiting, self._count = [], 0
 
 

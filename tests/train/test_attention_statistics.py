@@ -131,6 +131,24 @@ def test_cka_is_blind_to_rotation_scale_and_shift_and_near_zero_for_strangers() 
     assert abs(float(found[0, 2])) < 0.1
 
 
+def test_a_layer_that_all_images_leave_alike_is_like_no_other() -> None:
+    _, outputs = data(CKA_GROUP)
+    layers = [z.float() for z in outputs]
+    noise = torch.randn(layers[1].shape, generator=torch.Generator().manual_seed(1))
+    layers[1] = layers[1][:1] * (1 + 1e-7 * noise)  # the same but for rounding
+    grouped = GroupedHsic(CKA_GROUP)
+    grouped.add(layers)
+    cka = grouped.cka()
+    assert cka is not None
+    others = GroupedHsic(CKA_GROUP)
+    others.add([layers[0], layers[2]])
+    expected = others.cka()
+    assert expected is not None
+    assert torch.equal(cka[1], torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+    assert torch.equal(cka[:, 1], cka[1])
+    assert torch.allclose(cka[[0, 2]][:, [0, 2]], expected)
+
+
 def test_cka_needs_four_images_and_leaves_an_unfilled_last_group_out() -> None:
     assert statistics(3, []).cka is None
     _, outputs = data(CKA_GROUP + 5)
