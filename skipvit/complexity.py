@@ -18,6 +18,8 @@ def count_macs(model: nn.Module, images: Tensor) -> int:
         images: an input of the model, (B, C, H, W); its values do not matter.
     """
     # PyTorch's counter has no rule for the CPU's fused attention; the plain form it stands for is counted instead.
+    # Its hooks fail at a parameter that is viewed without gradients, as attention pooling does: none is let in.
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(images)
+        torch.func.functional_call(model, weights, images)
     return counter.get_total_flops() // 2 // images.shape[0]

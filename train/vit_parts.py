@@ -170,6 +170,8 @@ def _check(vit: Any) -> None:
         raise UnfitModel(
             f"this model has a spec already ({str(vit.spec) or 'empty'}); give the ViT that it was made from"
         )
+    if not len(vit.blocks):
+        raise UnfitModel(f"{name} has no blocks; give a ViT with at least one")
     for index, block in enumerate(vit.blocks):
         attn = getattr(block, "attn", None)
         if not isinstance(attn, timm.layers.Attention) or not isinstance(block, (_vit.Block, _vit.ResPostBlock)):

@@ -169,6 +169,16 @@ def test_a_vit_that_the_family_cannot_take_over_gets_no_proposal(
     assert Page((tmp_path / "a" / "report.html").read_text()).stack == []
 
 
+def test_a_vit_that_pools_by_attention_is_analysed(photos: Path, tmp_path: Path) -> None:
+    args = ["depth=3", "embed_dim=16", "num_heads=2", "img_size=16", "patch_size=4", "num_classes=3"]
+    options = [word for arg in args for word in ("--model-arg", arg)]
+    command = ["vit_base_patch16_siglip_224", str(photos), *options, "--probe-images", "4"]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    found = json.loads((tmp_path / "a" / "analysis.json").read_text())
+    assert found["model"]["global_pool"] == "map"
+    assert found["model"]["macs"] > 0
+
+
 def refused(capsys: pytest.CaptureFixture[str], out: Path, *args: str) -> str:
     assert main([*args, "--out", str(out)]) == 1
     assert not out.exists()
@@ -195,6 +205,7 @@ def test_unusable_models_are_named(
     out = tmp_path / "out"
     assert "no model is named" in refused(capsys, out, "vit_tinny", str(photos))
     assert "is not a plain ViT" in refused(capsys, out, "test_resnet", str(photos))
+    assert "has no blocks" in refused(capsys, out, "vit_micro_patch2_8", str(photos), "--model-arg", "depth=0")
     assert "has a spec already" in refused(capsys, out, "skipat_micro_patch2_8", str(photos))
     weights = load_file(checkpoint / "model.safetensors")
     weights["blocks.1.mlp.fc1.weight"].fill_(1e38)  # a NaN in the file itself is refused when it is read
