@@ -3,6 +3,7 @@
 What is shared by the programs that take any model: the model, its preprocessing and labels, and pictures to show it.
 """
 
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,11 +63,11 @@ def resolve(source: str, weights: Path | None, pretrained: bool, model_args: dic
         OriginError, CheckpointError, ValueError: it cannot be built; the message says why.
     """
     folder = Path(source)
-    if (folder / DESCRIPTION).exists():
+    if os.path.exists(folder / DESCRIPTION):  # a name too long for a path exists nowhere, and raises nothing here
         if weights or pretrained or model_args:
             raise OriginError(f"{source} is a checkpoint and brings its own weights; leave the other options out")
         return _from_checkpoint(folder)
-    if folder.exists() or "/" in source or "\\" in source:
+    if os.path.exists(folder) or "/" in source or "\\" in source:
         raise OriginError(f"{source} is not a checkpoint: it has no {DESCRIPTION}; train one with skipvit-train")
     return _from_name(source, weights, pretrained, model_args)
 

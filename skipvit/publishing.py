@@ -61,6 +61,17 @@ def new_folder(target: Path, option: str = "--out") -> Iterator[Path]:
         raise
 
 
+def why_unwritable(folder: Path) -> str:
+    """Why no file could be written into a folder that need not exist yet, or "": to be asked before a long work."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists() or place.is_symlink())
+        if not there.is_dir():
+            return f"{there} is {'a file' if there.exists() else 'a link to nowhere'}; give a folder"
+    except OSError as error:
+        return f"{error.strerror}; give another folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to; give another folder"
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name, then renames it into place."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

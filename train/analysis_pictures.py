@@ -1,5 +1,6 @@
 """The pictures that an analysis looks at: a folder of any shape, or the held-out part of a data set."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def choose_pictures(source: str, labels: tuple[str, ...], preprocessing: Preproc
             lambda i: preprocessing(held_out.open(int(order[i]))), len(order), classes, data.held_out_name, note
         )
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OriginError(f"there is no folder {source}; give a folder of pictures, or a data set like builtin:digits")
     paths = pictures_in(folder)
     order = _spread(len(paths), limit)

@@ -26,6 +26,8 @@ from typing import Any
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from skipvit.publishing import why_unwritable
+
 JSON, HTML = "analysis.json", "report.html"
 
 
@@ -33,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if problem := _cannot_write(args.out):
-        return _fail(problem)
+    if problem := why_unwritable(args.out):
+        return _fail(f"--out {args.out}: {problem}")
     signal.signal(signal.SIGTERM, _leave)  # like an interrupt
     try:
         return _analyse(args)
@@ -70,14 +72,6 @@ def _analyse(args: argparse.Namespace) -> int:
         return _fail(f"{error.filename or args.out}: {error.strerror or error}; give another --out, or make room")
     _print(found, args.out)
     return 0
-
-
-def _cannot_write(out: Path) -> str:
-    """Why nothing could be written there at the end of a long analysis, or ""."""
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not there.is_dir():
-        return f"--out {out}: {there} is a file; give a folder"
-    return "" if os.access(there, os.W_OK) else f"--out {out}: {there} cannot be written to; give another folder"
 
 
 def _print(found: dict[str, Any], out: Path) -> None:

@@ -68,9 +68,13 @@ class Stage(BaseModel):
 
 
 class Progress(BaseModel):
-    """What conversion.json holds: written once distillation begins, with its planned steps."""
+    """What conversion.json holds: written once distillation begins, with its planned steps.
+
+    ``inputs`` is a digest of the original's weights and of the pictures, which the settings only name.
+    """
 
     settings: Settings
+    inputs: str
     steps: int
     stages: tuple[Stage, ...]
 

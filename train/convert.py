@@ -38,6 +38,7 @@ from typing import Any
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from skipvit.publishing import why_unwritable
 from train.conversion import CONVERSION, ConversionError, Settings, check_out, is_done
 
 _NEEDS = "converting needs {}; run: pip install 'skipvit[train]'"
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep; spinning starves a busy machine
+    if problem := why_unwritable(args.out.parent):
+        return _fail(f"--out {args.out}: {problem}")
     try:
         return _from_official(args) if args.from_official else _under_spec(args)
     except KeyboardInterrupt:
@@ -147,7 +150,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--labels and --num-heads go with --from-official")
     else:
         folder = Path(args.model)
-        name = folder.resolve().name if folder.exists() else args.model.split(".")[0]
+        name = folder.resolve().name if os.path.exists(folder) else args.model.split(".")[0]
         args.out = args.out or Path("runs") / f"{name}_converted"
     return args
 

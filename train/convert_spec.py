@@ -8,11 +8,11 @@
 Fresh Φ come last, so that they disturb no calibration. After each stage the model is compared with the original.
 """
 
+import hashlib
 import shutil
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,20 +21,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from skipvit.artifacts import Evaluation
-from skipvit.checkpoints import (
-    CONVERTED_FROM,
-    DESCRIPTION,
-    Checkpoint,
-    CheckpointError,
-    read_checkpoint,
-    save_checkpoint,
-)
+from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, Checkpoint, CheckpointError, save_checkpoint
 from skipvit.metrics import classification_metrics, softmax
 from skipvit.models import Choices, SkipVisionTransformer, Spec
 from skipvit.origin import Origin, OriginError, resolve
 from skipvit.provenance import commit, versions_of
 from train import resume
-from train.augment import GlyphDistortion
 from train.batches import seed_everything
 from train.calibrate import calibrate
 from train.conversion import ConversionError, Progress, Settings, Stage, abandon, save_progress
@@ -46,8 +38,8 @@ from train.imitation import Lesson, affordable_steps, imitate
 from train.pictures import DataError
 from train.resume import ResumeError
 from train.speed import clock_of
-from train.unlabelled import read_material
-from train.variation import AsTheyAre, Glyphs, Photographs, Variation
+from train.unlabelled import Material, read_material
+from train.variation import variation_for
 
 EXPECTED = (ConversionError, CheckpointError, OriginError, DataError, StrategyError, ResumeError)
 
@@ -80,6 +72,12 @@ def convert(
             torch.set_num_threads(1)
         student = _student(origin, settings).to(process.device)
         material = read_material(settings.images, origin.preprocessing, origin.labels, settings.limit)
+        inputs = _digest(origin, material)
+        if before is not None and before.inputs != inputs:
+            raise ConversionError(
+                f"{settings.model} or {settings.images} has changed since {out} was begun; restore what it was begun "
+                f"with, or remove {out} to start again"
+            )
         origin.model.to(process.device)
         yardstick = Yardstick.of(origin.model, material, origin.preprocessing, process.device)
         if not torch.isfinite(yardstick.reference).all():
@@ -92,7 +90,7 @@ def convert(
             teacher=origin.model,
             student=student,
             pixels=material.train,
-            variation=_variation(settings),
+            variation=variation_for(settings.model, settings.augment),
             preprocessing=origin.preprocessing,
             batch=min(settings.batch or (64 if yardstick.tiny else 32), len(material.train)),
             lr=settings.lr or _LR_TIMES_CHANNELS / student.embed_dim,
@@ -101,7 +99,7 @@ def convert(
         )
         steps = before.steps if before else _steps(lesson, settings, time.perf_counter() - wall)
         if before is None:
-            save_progress(out, Progress(settings=settings, steps=steps, stages=tuple(stages.found)))
+            save_progress(out, Progress(settings=settings, inputs=inputs, steps=steps, stages=tuple(stages.found)))
         if stopped := _teach(lesson, steps, out, before is not None):
             return 130 if stopped == signal.SIGINT else 0  # 130 is what shells expect after Ctrl-C
         if steps:
@@ -160,6 +158,11 @@ def _origin(settings: Settings) -> Origin:
             f"{settings.model} is no classifier, and fidelity is measured on class probabilities; "
             "give a model with at least two classes"
         )
+    if len(origin.labels) != origin.model.num_classes:
+        raise ConversionError(
+            f"{settings.model} has {origin.model.num_classes} classes and {len(origin.labels)} labels; "
+            f"mend the labels in its {DESCRIPTION}"
+        )
     if origin.weights_from.startswith("random"):
         tqdm.write(f"{settings.model} has random weights: give --weights or --pretrained to convert a trained model")
     return origin
@@ -201,6 +204,14 @@ def _prepare(student: SkipVisionTransformer, origin: Origin, yardstick: Yardstic
         stages.add("skipped", student)
 
 
+def _digest(origin: Origin, material: Material) -> str:
+    """SHA-256 of the original's weights and of the pictures."""
+    found = hashlib.sha256()
+    for tensor in (*origin.model.state_dict().values(), material.train, material.held_out):
+        found.update(tensor.cpu().contiguous().numpy())
+    return found.hexdigest()
+
+
 def _steps(lesson: Lesson, settings: Settings, seconds: float) -> int:
     """How many steps there is time for, after ``seconds`` of preparation."""
     steps = affordable_steps(lesson, settings.steps, settings.minutes * 60 - seconds)
@@ -219,20 +230,6 @@ def _teach(lesson: Lesson, steps: int, out: Path, resuming: bool) -> signal.Sign
     if stopped is not None:
         print(f"stopped; the state is saved, go on with --resume: {out}")
     return stopped
-
-
-def _variation(settings: Settings) -> Variation:
-    """As asked for, or as the checkpoint's recipe has it for digits; photographs otherwise."""
-    kind, strengths = settings.augment, GlyphDistortion()
-    folder = Path(settings.model)
-    if kind in ("auto", "digits") and (folder / DESCRIPTION).exists():
-        augment = read_checkpoint(folder).recipe.get("augment") or {}
-        if augment.get("kind") == "digits":
-            kind = "digits"
-            strengths = GlyphDistortion(**{f.name: augment[f.name] for f in fields(GlyphDistortion)})
-    if kind == "digits":
-        return Glyphs(strengths)
-    return AsTheyAre() if kind == "none" else Photographs()
 
 
 def _describe(

@@ -4,6 +4,7 @@ A folder of pictures, of any depth: every fifth by name is held out. A data set 
 brings its own held-out part, and classes to measure accuracy with where the model has the same ones.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def _open(source: str, classes: tuple[str, ...]) -> tuple[Pictures, Pictures, La
         note = "" if known else f"{source} and the model name their classes differently: accuracy is not measured"
         return data.train, data.held_out, data.held_out.labels if known else None, data.held_out_name, note
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"there is no folder {source}; give a folder of pictures, or a data set such as builtin:digits")
     paths = pictures_in(folder)
     held_out, train = paths[_EVERY - 1 :: _EVERY], [p for i, p in enumerate(paths) if i % _EVERY != _EVERY - 1]

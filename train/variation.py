@@ -4,16 +4,22 @@ Random numbers come from the seed and the step alone, so that a resumed run sees
 """
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
+from skipvit.checkpoints import DESCRIPTION, read_checkpoint
 from train.augment import RANDOM_NUMBERS, GlyphDistortion
 from train.batches import glyph_numbers
+from train.conversion import ConversionError
+from train.recipe import Augment
 
 _VARIATION = 100  # apart from the streams of train/batches.py
 
@@ -87,3 +93,29 @@ class Photographs:
         rows = torch.stack([cos, -sin * H / W, x, sin * W / H, cos, y], dim=1).view(-1, 2, 3)
         grid = F.affine_grid(rows, list(pictures.shape), align_corners=False)
         return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def variation_for(model: str, kind: Literal["auto", "digits", "photographs", "none"]) -> Variation:
+    """As asked for, or as the checkpoint's recipe has it for digits; photographs otherwise.
+
+    Raises:
+        ConversionError: the recipe's distortion of digits cannot be read.
+    """
+    strengths = GlyphDistortion()
+    folder = Path(model)
+    if kind in ("auto", "digits") and os.path.exists(folder / DESCRIPTION):
+        written = read_checkpoint(folder).recipe.get("augment")
+        if isinstance(written, dict) and written.get("kind") == "digits":
+            kind = "digits"
+            try:
+                augment = Augment.model_validate(written)
+            except ValidationError as error:
+                where = error.errors()[0]
+                raise ConversionError(
+                    f"{folder / DESCRIPTION}: recipe.augment.{'.'.join(map(str, where['loc']))}: {where['msg']}; "
+                    "restore the file, or give --augment photographs or none"
+                ) from None
+            strengths = GlyphDistortion(**{f.name: getattr(augment, f.name) for f in fields(GlyphDistortion)})
+    if kind == "digits":
+        return Glyphs(strengths)
+    return AsTheyAre() if kind == "none" else Photographs()

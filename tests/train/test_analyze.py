@@ -221,6 +221,11 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "file").write_text("")
     assert main([str(checkpoint), str(photos), "--out", str(tmp_path / "file" / "a")]) == 1
     assert "is a file; give a folder" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert main([str(checkpoint), str(photos), "--out", str(tmp_path / "link")]) == 1
+    assert "is a link to nowhere" in capsys.readouterr().err
+    assert main([str(checkpoint), str(photos), "--out", str(tmp_path / ("x" * 300))]) == 1
+    assert "File name too long" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--target", "1"], ["--target", "fast"], ["--limit", "0"], ["--model-arg", "x"]])

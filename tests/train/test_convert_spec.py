@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from export.to_onnx import main as to_onnx
 from skipvit.artifacts import read_entry
@@ -16,9 +19,11 @@ from skipvit.checkpoints import Checkpoint, load_model, read_checkpoint, read_sa
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
 from train import imitation
+from train.augment import GlyphDistortion
 from train.convert import main
 from train.evaluate import main as evaluate
 from train.run import main as train
+from train.variation import Glyphs, variation_for
 
 SPEC = "static:0-1 skip:3 tokens:1/2@2"
 ARGS = {"embed_dim": 16, "depth": 5, "num_heads": 2, "num_classes": 10, "img_size": 8}
@@ -163,6 +168,61 @@ def test_a_stopped_conversion_goes_on_bit_for_bit(
     assert "holds the finished conversion" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changed", ["pictures", "weights"])
+def test_a_conversion_does_not_go_on_with_other_pictures_or_another_original(
+    original: Path,
+    tmp_path: Path,
+    picture: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changed: str,
+) -> None:
+    model, photos = tmp_path / "vit", tmp_path / "photos"
+    shutil.copytree(original, model)
+    for i in range(12):
+        picture(photos / f"{i}.png", seed=i)
+    command = [str(model), str(photos), "--spec", SPEC, "--out", str(tmp_path / "out"), "--steps", "6", "--resume"]
+    interrupt_at(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(command) == 0
+    monkeypatch.undo()
+    if changed == "pictures":
+        picture(photos / "3.png", seed=99)
+    else:
+        weights = load_file(model / "model.safetensors")
+        save_file({**weights, "head.bias": weights["head.bias"] + 1e-3}, model / "model.safetensors")
+    assert main(command) == 1
+    assert "has changed since" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checkpoint.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("recipe", {"augment": {"kind": "digits", "rotation": "far"}}, "recipe.augment.rotation"),
+        ("labels", list("01234"), "has 10 classes and 5 labels"),
+    ],
+)
+def test_a_damaged_description_is_refused(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: object, message: str
+) -> None:
+    shutil.copytree(original, tmp_path / "vit")
+    path = tmp_path / "vit" / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    assert main(options(tmp_path / "vit", tmp_path / "out")) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_says_less_of_its_digits_has_the_defaults(original: Path, tmp_path: Path) -> None:
+    shutil.copytree(original, tmp_path / "vit")
+    path = tmp_path / "vit" / "checkpoint.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "recipe": {"augment": {"kind": "digits", "shear": 0.3}}})
+    )
+    defaults = GlyphDistortion(margin=0.25, thickness=0.5, contrast=0.5, plain=0.2)
+    assert variation_for(str(tmp_path / "vit"), "auto") == Glyphs(replace(defaults, shear=0.3))
+
+
 def test_what_is_refused_leaves_nothing(
     original: Path, tmp_path: Path, picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +253,12 @@ def test_what_is_refused_leaves_nothing(
         ([micro, str(tmp_path / "empty"), "--spec", "skip:2"], "holds no picture"),
         ([micro, str(tmp_path / "few"), "--spec", "skip:2"], "gives 4 pictures to learn from and 1 to measure on"),
         ([micro, str(tmp_path / "gone"), "--spec", "skip:2"], "there is no folder"),
+        (["m" * 300, good, "--spec", "skip:2"], "no model is named 'mmm"),
+        ([micro, "x" * 300, "--spec", "skip:2"], "there is no folder"),
+        (
+            [micro, good, "--spec", "skip:2", "--out", str(tmp_path / "few" / "0.png" / "out")],
+            "is a file; give a folder",
+        ),
         ([micro, "builtin:cats", "--spec", "skip:2"], "names no data set"),
         ([micro, good, "--spec", "skip:2", "--out", str(tmp_path / "taken")], "exists and is no conversion"),
         (
