@@ -299,17 +299,20 @@ def test_arguments_that_make_no_sense(arguments: list[str], message: str, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("spec", ["skip:2-5", "static:0-2", "tokens:1/2@2,1/4@4", "static:0-1 skip:4-5 tokens:1/2@2"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_digits_lose_no_more_than_three_points(
-    seed: int, spec: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_digits_lose_no_more_than_a_point_over_three_seeds(
+    spec: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One point is wanted. What was measured is in train/imitation.py: seed 2, a weak teacher, loses up to 2.8."""
-    teacher = tmp_path_factory.getbasetemp() / f"teacher{seed}"
-    if not (teacher / "checkpoint.json").exists():
-        assert train(["digits_vit", "--out", str(teacher), "--set", f"run.seed={seed}"]) == 0
-    command = [str(teacher), "builtin:digits-and-drawings", "--spec", spec, "--phi-kernel-size", "3"]
-    capsys.readouterr()
-    assert main([*command, "--out", str(tmp_path / "converted")]) == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last["top1"] >= last["original_top1"] - 0.03
+    """A point is 3.6 of the 360 scans; one seed alone may lose more. train/imitation.py has what was measured."""
+    lost = []
+    for seed in range(3):
+        teacher = tmp_path_factory.getbasetemp() / f"teacher{seed}"
+        if not (teacher / "checkpoint.json").exists():
+            assert train(["digits_vit", "--out", str(teacher), "--set", f"run.seed={seed}"]) == 0
+        command = [str(teacher), "builtin:digits-and-drawings", "--spec", spec, "--phi-kernel-size", "3"]
+        capsys.readouterr()
+        assert main([*command, "--out", str(tmp_path / f"converted{seed}")]) == 0
+        last = json.loads(capsys.readouterr().out.splitlines()[-1])
+        lost.append(last["original_top1"] - last["top1"])
+    assert sum(lost) / 3 <= 0.01
