@@ -47,7 +47,12 @@ def model_args(recipe: r.Recipe, num_classes: int) -> dict[str, Any]:
     # A ViT is built for one size; a convolutional network takes any and knows no such argument.
     cfg = timm.get_pretrained_cfg(recipe.model.name) if timm.is_model(recipe.model.name) else None
     if cfg is not None and cfg.fixed_input_size:
-        args.setdefault("img_size", recipe.data.image_size)
+        size = recipe.data.image_size
+        if args.setdefault("img_size", size) not in (size, [size, size]) and not args.get("dynamic_img_size"):
+            raise r.RecipeError(
+                f"model.args has img_size = {args['img_size']}, and data.image_size gives squares of {size}; "
+                "leave img_size out"
+            )
     return args
 
 

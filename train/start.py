@@ -1,5 +1,6 @@
 """Trained models that a run starts from: a checkpoint folder, or a timm model with timm's weights."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def open_source(key: str, source: str) -> Origin:
     Raises:
         RecipeError: it cannot be had.
     """
-    is_checkpoint = (Path(source) / DESCRIPTION).exists()
+    is_checkpoint = os.path.exists(Path(source) / DESCRIPTION)
     try:
         return resolve(source, None, pretrained=not is_checkpoint, model_args={})
     except (OriginError, CheckpointError, ValueError) as error:

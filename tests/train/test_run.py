@@ -108,7 +108,9 @@ def test_resuming_another_recipe_is_refused(tiny: Path, tmp_path: Path, capsys: 
         (["digits_vit", "--set", "optim.lrr=3"], "did you mean optim.lr?"),
         (["digits_vit", "--set", "data.uri=imagefolder:/nowhere"], "imagefolder:/nowhere: there is no such folder"),
         (["digits_vit", "--set", "run.batch=5000"], "run.batch = 5000 is more than"),
+        (["digits_vit", "--set", f"model.weights={'x' * 300}"], "no model is named 'xxx"),
         (["digits_vit", "--set", "run.strategy=ddp"], "start with torchrun"),
+        (["digits_vit", "--set", "model.args={img_size=[8, 16]}"], "model.args has img_size = [8, 16]"),
         (["digits_vit", "--set", "model.name=vit_nano"], "no model is named 'vit_nano'"),
         (
             ["digits_vit", "--set", "augment.kind=imagenet", "--set", "augment.rand_augment=x-m9"],
