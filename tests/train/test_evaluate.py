@@ -73,7 +73,7 @@ def test_absent_classes_have_no_accuracy(
     [
         (lambda run: (run / "checkpoint.json").unlink(), "is not a checkpoint: no readable checkpoint.json"),
         (lambda run: (run / "model.safetensors").unlink(), "model.safetensors is not there"),
-        (lambda run: (run / "model.safetensors").write_bytes(b"x" * 50), "model.safetensors does not fit"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"x" * 50), "model.safetensors cannot be read"),
         (lambda run: (run / "checkpoint.json").write_text("{"), "is not a JSON object"),
     ],
 )
