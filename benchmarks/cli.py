@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.families import FAMILIES, FORMS
+from skipvit.arguments import whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_engine(what.add_parser("engine", help="ViT and its variants in PyTorch and ONNX Runtime on one core"))
     server = what.add_parser("server", help="ours against plain FastAPI, over HTTP on this machine")
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
-    server.add_argument("--rounds", type=_positive, default=3, help="turns of every candidate (default: 3)")
-    server.add_argument("--clients", nargs="+", type=_positive, default=[1, 32], help="connections (default: 1 32)")
+    server.add_argument("--rounds", type=whole(1), default=3, help="turns of every candidate (default: 3)")
+    server.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
     accuracy = what.add_parser("accuracy", help="trains the demo's ViT and SkipAt with several seeds")
     accuracy.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one training each (default: 0 1 2)")
@@ -118,9 +119,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_engine(engine: argparse.ArgumentParser) -> None:
     add = engine.add_argument
     add("--sizes", nargs="+", choices=("tiny", "small", "base"), default=["tiny", "small"])
-    add("--resolutions", nargs="+", type=_positive, default=[224], help="in pixels, multiples of 16 (default: 224)")
-    add("--batches", nargs="+", type=_positive, default=[1, 8], help="images a call (default: 1 8)")
-    add("--rounds", type=_positive, default=9, help="turns of every candidate (default: 9)")
+    add("--resolutions", nargs="+", type=whole(1), default=[224], help="in pixels, multiples of 16 (default: 224)")
+    add("--batches", nargs="+", type=whole(1), default=[1, 8], help="images a call (default: 1 8)")
+    add("--rounds", type=whole(1), default=9, help="turns of every candidate (default: 9)")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="ratios need vit among them")
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="timm is its plain export of the ViT")
 
@@ -128,19 +129,13 @@ def _add_engine(engine: argparse.ArgumentParser) -> None:
 def _add_pareto(pareto: argparse.ArgumentParser) -> None:
     add = pareto.add_argument
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="every model once with each (default: 0 1 2)")
-    add("--jobs", type=_positive, default=1, help="trainings at a time, of one thread each (default: 1)")
-    add("--rounds", type=_positive, default=99, help="turns of every candidate for its speed (default: 99)")
+    add("--jobs", type=whole(1), default=1, help="trainings at a time, of one thread each (default: 1)")
+    add("--rounds", type=whole(1), default=99, help="turns of every candidate for its speed (default: 99)")
     add("--scratch", type=Path, default=Path("runs/pareto"), metavar="FOLDER",
         help="keeps finished trainings; the same command goes on from there (default: runs/pareto)")  # fmt: skip
     add("--any-commit", action="store_true", help="go on from trainings of other commits too; rows say which")
-    add("--epochs", type=_positive, help="of every training, in place of the recipes' own: for a quick try")
-    add("--steps", type=_positive, help="of every conversion, in place of skipvit-convert's own: for a quick try")
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a whole number from 1 up, got {text!r}")
-    return int(text)
+    add("--epochs", type=whole(1), help="of every training, in place of the recipes' own: for a quick try")
+    add("--steps", type=whole(1), help="of every conversion, in place of skipvit-convert's own: for a quick try")
 
 
 def _fail(message: str) -> int:

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: the repository root, not export/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from skipvit.arguments import model_arg, whole
 from skipvit.artifacts import ArtifactError, Parity
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("source", help="a checkpoint folder, or the name of a model of skipvit or timm")
     add("--out", type=Path, default=Path("models"), help="the model repository to add to (default: models)")
     add("--name", help="the entry's name (default: the checkpoint folder's, or the model's)")
-    add("--version", type=_positive, help="version number (default: one more than the latest)")
+    add("--version", type=whole(1), help="version number (default: one more than the latest)")
     add(
         "--precision",
         type=_precisions,
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--model-arg",
         action="append",
-        type=_model_arg,
+        type=model_arg,
         default=[],
         metavar="KEY=JSON",
         help="argument of a model given by name, e.g. num_classes=10, img_size=[224,320] or skip=[3,4,5]; repeatable",
@@ -129,30 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a whole number from 1 up, got {text!r}")
-    return int(text)
-
-
 def _precisions(text: str) -> list[str]:
     chosen = [part.strip() for part in text.split(",")]
     wrong = [part for part in chosen if part not in _PRECISIONS]
     if wrong or len(set(chosen)) != len(chosen):
         raise argparse.ArgumentTypeError(f"needs fp32, fp16 or both with a comma between, got {text!r}")
     return chosen
-
-
-def _model_arg(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"needs KEY=JSON such as num_classes=10, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{value!r} of {key} is not JSON; it needs null, a number, a list, or a word in double quotes"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from skipvit.arguments import model_arg, whole
 from skipvit.publishing import why_unwritable
 
 JSON, HTML = "analysis.json", "report.html"
@@ -124,26 +125,20 @@ def _parser() -> argparse.ArgumentParser:
     add("images", help="a folder of pictures, or a data set's held-out part, such as builtin:digits")
     add("--out", type=Path, default=Path("analysis"), help="folder for the report (default: analysis)")
     add("--target", type=_speed, default=1.5, help="speed to reach, in times the original's (default: 1.5)")
-    add("--limit", type=_positive, default=384, help="pictures to look at, at most (default: 384)")
-    add("--probe-images", type=_positive, help="pictures of those to probe on (default: as many as two minutes allow)")
+    add("--limit", type=whole(1), default=384, help="pictures to look at, at most (default: 384)")
+    add("--probe-images", type=whole(1), help="pictures of those to probe on (default: as many as two minutes allow)")
     add("--weights", type=Path, help="weights for a model given by name: .safetensors, or .pth without pickled code")
     add("--pretrained", action="store_true", help="fetch timm's weights for a model given by name; needs the network")
     add(
         "--model-arg",
         action="append",
-        type=_model_arg,
+        type=model_arg,
         default=[],
         metavar="KEY=JSON",
         help="argument of a model given by name, e.g. num_classes=10 or img_size=[224,320]; repeatable",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"needs a whole number from 1 up, got {text!r}")
-    return int(text)
 
 
 def _speed(text: str) -> float:
@@ -154,18 +149,6 @@ def _speed(text: str) -> float:
     if not 1.0 < speed <= 20.0:
         raise argparse.ArgumentTypeError(f"needs a number above 1 and up to 20, got {text!r}")
     return speed
-
-
-def _model_arg(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"needs KEY=JSON such as num_classes=10, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{value!r} of {key} is not JSON; it needs null, a number, a list, or a word in double quotes"
-        ) from None
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

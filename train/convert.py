@@ -26,11 +26,10 @@ that the data has. For ImageNet in folders of that name these are the WordNet id
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +37,7 @@ from typing import Any
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from skipvit.arguments import model_arg, whole
 from skipvit.publishing import why_unwritable
 from train.conversion import CONVERSION, ConversionError, Settings, check_out, is_done
 
@@ -159,19 +159,19 @@ def _add_origin(group: Any) -> None:
     add = group.add_argument
     add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pth without pickled code")
     add("--pretrained", action="store_true", help="fetch timm's weights; needs the network")
-    add("--model-arg", action="append", type=_model_arg, default=[], metavar="KEY=JSON",
+    add("--model-arg", action="append", type=model_arg, default=[], metavar="KEY=JSON",
         help="argument of the model, e.g. num_classes=10; repeatable")  # fmt: skip
 
 
 def _add_learning(group: Any) -> None:
     add = group.add_argument
-    add("--limit", type=_whole(8), default=2048, help="pictures to learn from, at most (default: 2048)")
-    add("--steps", type=_whole(0), default=400, help="steps of distillation (default: 400); 0 calibrates only")
+    add("--limit", type=whole(8), default=2048, help="pictures to learn from, at most (default: 2048)")
+    add("--steps", type=whole(0), default=400, help="steps of distillation (default: 400); 0 calibrates only")
     add("--minutes", type=_positive_number, default=15.0,
         help="take fewer steps where all would take longer than about this (default: 15)")  # fmt: skip
-    add("--batch", type=_whole(2), help="pictures a step (default: 64 for pictures of up to 64 pixels, 32 for larger)")
+    add("--batch", type=whole(2), help="pictures a step (default: 64 for pictures of up to 64 pixels, 32 for larger)")
     add("--lr", type=_positive_number, help="learning rate at its peak (default: 0.3 / the model's channels)")
-    add("--seed", type=_whole(0), default=0)
+    add("--seed", type=whole(0), default=0)
     add("--augment", choices=("auto", "digits", "photographs", "none"), default="auto",
         help="how pictures are varied; auto: as a digits checkpoint was trained, else as photographs")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -190,20 +190,11 @@ def _add_official(group: Any) -> None:
     add("--from-official", type=Path, metavar="FILE", help="a released file of SkipAt weights, .t7")
     add("--labels", type=Path, metavar="FILE",
         help="class names, one a line; ImageNet's unless given, for 1000 classes")  # fmt: skip
-    add("--num-heads", type=_whole(1), metavar="N", help="heads of each attention; embed_dim / 64 unless given")
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"needs a whole number from {least} up, got {text!r}")
-        return int(text)
-
-    return parse
+    add("--num-heads", type=whole(1), metavar="N", help="heads of each attention; embed_dim / 64 unless given")
 
 
 def _odd(text: str) -> int:
-    number = _whole(1)(text)
+    number = whole(1)(text)
     if number % 2 == 0:
         raise argparse.ArgumentTypeError(f"needs an odd number, to keep the grid, got {text!r}")
     return number
@@ -217,18 +208,6 @@ def _positive_number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"needs a positive number, got {text!r}")
     return number
-
-
-def _model_arg(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"needs KEY=JSON such as num_classes=10, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{value!r} of {key} is not JSON; it needs null, a number, a list, or a word in double quotes"
-        ) from None
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

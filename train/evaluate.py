@@ -11,12 +11,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from skipvit.arguments import whole
 
 REPORT = "evaluation.json"
 
@@ -29,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors and checkpoint.json")
     parser.add_argument("--data", help="builtin:digits, imagefolder:/path ...; what it was trained on unless given")
     parser.add_argument("--out", type=Path, help="folder for the report; CHECKPOINT/evaluation unless given")
-    parser.add_argument("--batch", type=_at_least(1), default=256, help="pictures per forward pass")
-    parser.add_argument("--workers", type=_at_least(0), default=0, help="decoding processes")
+    parser.add_argument("--batch", type=whole(1), default=256, help="pictures per forward pass")
+    parser.add_argument("--workers", type=whole(0), default=0, help="decoding processes")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -72,15 +74,6 @@ def _print(report: dict[str, Any], out: Path) -> None:
 def _fail(error: Exception | str) -> int:
     print(f"skipvit-evaluate: {error}", file=sys.stderr)
     return 1
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"needs a whole number from {least} up, got {text!r}")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":
