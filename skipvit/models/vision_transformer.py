@@ -110,6 +110,9 @@ class SkipVisionTransformer(_VisionTransformer):
         # All that an nn.Module is lies in its __dict__; timm's configurations are too many to build each anew.
         model.__dict__.update(copy.deepcopy(vit.__dict__))
         model._take_spec(as_spec(spec), choices or Choices())
+        for block in model.blocks:
+            if isinstance(block, SkipBlock):  # as init_weights starts it: Φ says little before it has learned
+                block.phi.apply(_vit.init_weights_vit_timm)
         return model.train(vit.training)
 
     def _take_spec(self, spec: Spec, choices: Choices) -> None:

@@ -499,3 +499,10 @@ def test_layer_decay_puts_a_pyramid_with_its_block() -> None:
 def test_a_guide_is_a_share(strength: float) -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
         create_model("dgssa_micro_patch2_8", static_guided=True).set_guide(strength)
+
+
+def test_a_converted_vits_phi_starts_as_in_a_model_from_scratch() -> None:
+    phi = create_model("converted_vit", base="vit_tiny_patch16_224", spec="skip:5").blocks[5].phi
+    for linear in (phi.fc1, phi.fc2):
+        assert 0.018 < float(linear.weight.detach().std()) < 0.022
+        assert not torch.any(linear.bias)
