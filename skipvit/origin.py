@@ -220,14 +220,21 @@ def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder and those below it, in the order of their names, not yet opened.
 
     Raises:
-        OriginError: there is none.
+        OriginError: there is none, or a folder cannot be read.
     """
-    # hidden files are tools' leftovers, such as macOS's ._photo.jpg
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in _PICTURE_SUFFIXES and not p.name.startswith("."))
-    paths = sorted(p for p in found if p.is_file())
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+        # what is hidden are tools' leftovers, such as macOS's ._photo.jpg
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    paths = sorted(path for path in found if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file())
     if not paths:
         raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another folder")
     return paths
+
+
+def _unreadable(error: OSError) -> None:
+    raise OriginError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or give another folder")
 
 
 def open_picture(path: Path, preprocessing: Preprocessing) -> Pixels:
