@@ -17,9 +17,10 @@ from skipvit.models.spec import Spec
 from skipvit.models.vision_transformer import SkipVisionTransformer
 from train.analysis_pictures import Chosen
 from train.attention_statistics import Accumulator, Statistics
-from train.block_times import BlockTimes, macs_of, measure_blocks, measure_models, timed_batch
+from train.block_times import BlockTimes, macs_of, measure_blocks, noise, timed_batch
 from train.probes import PROBES, Cost, Original, Probe, compare, logits_under, probe_layers
 from train.spec_search import Found, SpecSearch
+from train.speed import rates
 from train.vit_parts import UnfitModel, VitParts
 
 _BATCH = 16
@@ -36,7 +37,10 @@ _LEAST_EVALUATIONS, _MOST_EVALUATIONS = 24, 300
 
 @dataclass(frozen=True)
 class Findings:
-    """What the stages found; times and search are None for a ViT that the family cannot take over."""
+    """What the stages found; times and search are None for a ViT that the family cannot take over.
+
+    ``measured`` are seconds an image of the original and of the proposal, whole, in turns.
+    """
 
     statistics: Statistics
     accuracy: float | None
@@ -92,7 +96,8 @@ class Stages:
             with stage("proposal", 5) as step:
                 others = self._others(search.proposal.spec, logits, statistics)
                 model = SkipVisionTransformer.from_vit(parts.model, search.proposal.spec)
-                measured = measure_models(parts, model, self.batch, step)
+                speed = rates(parts.model, model, noise(parts, self.batch), step)
+                measured = 1 / speed.first, 1 / speed.second
         return Findings(statistics, self._accuracy(logits), original, probes, "", times, search, others, measured)
 
     def _watch(self, step: Callable[[int], None]) -> tuple[Statistics, Tensor]:

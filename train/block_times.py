@@ -1,14 +1,10 @@
 """What a block of each kind takes on this machine in PyTorch, and from that the predicted speed of any spec.
 
-On a CPU the clock is the CPU time of one thread, which other processes disturb little; on a GPU it is the wall clock
-with the device synchronised. Pieces take turns, and a piece's time is the median of its turns.
+Pieces take turns, and a piece's time is the median of its turns; see train/speed.py.
 """
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +19,12 @@ from skipvit.models.blocks import AttentionBlock, SkipBlock
 from skipvit.models.spec import Grid, Kind, Reduction, Spec
 from skipvit.models.vision_transformer import Choices
 from train.probes import SHARES
+from train.speed import clock_of, interleaved
 from train.vit_parts import VitParts
 
 _CPU_MACS, _GPU_MACS = 2e10, 2e12  # work of one forward pass to time: long beside the clock's grain
 _CPU_IMAGES, _GPU_IMAGES = (4, 64), (32, 512)
-_ROUNDS, _MODEL_ROUNDS = 9, 5
+_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,18 @@ def macs_of(parts: VitParts) -> int:
     return count_macs(parts.model, torch.zeros(size, dtype=like.dtype, device=like.device))
 
 
+def noise(parts: VitParts, batch: int) -> Tensor:
+    """Inputs (B, 3, height, width) of the model to time it with; speed does not depend on what they show."""
+    like = next(parts.model.parameters())
+    shape = (batch, 3, parts.preprocessing.height, parts.preprocessing.width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+
+
 def measure_blocks(parts: VitParts, batch: int, progress: Callable[[int], None] = lambda _: None) -> BlockTimes:
     """Times each kind of block at each size that the search uses; ``progress`` hears of each of `ROUNDS` rounds."""
     pieces = dict(_pieces(parts, batch))
-    medians = _interleaved(parts.device, pieces, _ROUNDS, progress)
-    per_image = {name: seconds / batch for name, seconds in medians.items()}
+    medians = interleaved(parts.device, pieces, _ROUNDS, progress)
+    per_image: dict[Any, float] = {name: seconds / batch for name, seconds in medians.items()}
     return BlockTimes(
         depth=parts.depth,
         grid=parts.grid,
@@ -95,26 +99,11 @@ def measure_blocks(parts: VitParts, batch: int, progress: Callable[[int], None] 
     )
 
 
-def measure_models(
-    parts: VitParts, model: nn.Module, batch: int, progress: Callable[[int], None] = lambda _: None
-) -> tuple[float, float]:
-    """Seconds an image of the original and of ``model``, whole forward passes taking turns."""
-    images = _images(parts, batch)
-    pieces = {0: lambda: parts.model(images), 1: lambda: model(images)}
-    medians = _interleaved(parts.device, pieces, _MODEL_ROUNDS, progress)
-    return medians[0] / batch, medians[1] / batch
-
-
-def clock_of(device: torch.device) -> str:
-    """In words, what is measured on a device."""
-    return "CPU time of one thread" if device.type == "cpu" else "wall clock, synchronised"
-
-
 Piece = tuple[str, tuple[Grid, ...]]
 
 
 def _pieces(parts: VitParts, batch: int) -> Iterator[tuple[Piece, Callable[[], object]]]:
-    images, choices = _images(parts, batch), Choices()
+    images, choices = noise(parts, batch), Choices()
     state = parts.embed(images)
     yield ("embed", ()), lambda: parts.embed(images)
     grids = _grids(parts)
@@ -165,44 +154,3 @@ def _grids(parts: VitParts) -> list[Grid]:
 
 def _call(module: Any, *inputs: object) -> Callable[[], object]:
     return lambda: module(*inputs)
-
-
-def _images(parts: VitParts, batch: int) -> Tensor:
-    like = next(parts.model.parameters())
-    shape = (batch, 3, parts.preprocessing.height, parts.preprocessing.width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
-
-
-def _interleaved(
-    device: torch.device, pieces: Mapping[Any, Callable[[], object]], rounds: int, progress: Callable[[int], None]
-) -> dict[Any, float]:
-    """Median seconds of each piece over rounds in which each has its turn."""
-    turns: dict[Any, list[float]] = {name: [] for name in pieces}
-    with _one_thread(device):
-        for run in pieces.values():
-            run()  # the first run allocates
-        for _ in range(rounds):
-            for name, run in pieces.items():
-                start = _now(device)
-                run()
-                turns[name].append(_now(device) - start)
-            progress(1)
-    return {name: statistics.median(seconds) for name, seconds in turns.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.thread_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    try:
-        if device.type == "cpu":
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(threads)

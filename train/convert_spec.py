@@ -121,7 +121,7 @@ class _Stages:
     def begin(self, before: Progress | None, name: str, note: str) -> None:
         """Measures the original, or repeats what was measured before a resume."""
         clock = clock_of(self.yardstick.device)
-        tqdm.write(f"on {name}; images per second {clock}, {self.yardstick.timed} at a time")
+        tqdm.write(f"on {name}; images per second by {clock}, {self.yardstick.timed} at a time")
         if note:
             tqdm.write(note)
         tqdm.write(HEADER)

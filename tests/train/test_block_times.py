@@ -5,7 +5,7 @@ import torch
 
 from skipvit.models import Spec
 from tests.train.tiny_vits import KINDS, noise, parts_of, tiny_vit
-from train.block_times import BlockTimes, macs_of, measure_blocks, measure_models, timed_batch
+from train.block_times import BlockTimes, macs_of, measure_blocks, timed_batch
 
 FULL, HALF, QUARTER = (4, 4), (4, 2), (2, 2)
 
@@ -54,7 +54,6 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     before = model(noise(2, torch.float32))
     parts = parts_of(model)
     measure_blocks(parts, 2)
-    assert min(measure_models(parts, tiny_vit(dtype=torch.float32), 2)) > 0
     assert torch.equal(model(noise(2, torch.float32)), before)
 
 
