@@ -1,10 +1,9 @@
-"""Measures engines, servers and the demo's accuracy: baseline and variant in turns, medians, one CSV row each.
+"""Measures engines, servers, and accuracy against speed: baseline and variant in turns, medians, one CSV row each.
 
     skipvit-bench engine --sizes tiny small --resolutions 224 384
     skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
-    skipvit-bench accuracy --seeds 0 1 2
     skipvit-bench presets
 
 Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `pareto`
@@ -24,7 +23,7 @@ from skipvit.arguments import whole
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "accuracy": _accuracy, "presets": _presets}
+    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "presets": _presets}
     try:
         return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
@@ -55,13 +54,6 @@ def _server(arguments: argparse.Namespace) -> int:
 
     rows = servers.measure(arguments.seconds, arguments.rounds, arguments.clients)
     _finish("server", rows, servers.PACKAGES, arguments.out)
-    return 0
-
-
-def _accuracy(arguments: argparse.Namespace) -> int:
-    from benchmarks import accuracy
-
-    _finish("accuracy", accuracy.measure(arguments.seeds), accuracy.PACKAGES, arguments.out)
     return 0
 
 
@@ -110,8 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--rounds", type=whole(1), default=3, help="turns of every candidate (default: 3)")
     server.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
-    accuracy = what.add_parser("accuracy", help="trains the demo's ViT and SkipAt with several seeds")
-    accuracy.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one training each (default: 0 1 2)")
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
 

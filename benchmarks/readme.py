@@ -79,22 +79,6 @@ def server_table() -> str:
     return _table(header, "|---|--:|--:|--:|--:|--:|--:|--:|", lines, rows)
 
 
-def accuracy_table() -> str:
-    """Markdown of the accuracy benchmark: a row a model, a column a seed."""
-    rows = read_rows("accuracy")
-    models = sorted({r["model"] for r in rows}, reverse=True)
-    seeds = sorted({r["seed"] for r in rows}, key=int)
-    lines = []
-    for model in models:
-        own = {r["seed"]: r for r in rows if r["model"] == model}
-        top1 = [float(own[seed]["top1_percent"]) for seed in seeds]
-        cpu = statistics.median(float(r["train_cpu_s"]) for r in own.values())
-        cells = [f"{value:.1f}" for value in [*top1, statistics.mean(top1)]]
-        lines.append(f"| {model} | {' | '.join(cells)} | {cpu:.0f} |")
-    header = "| model | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean top-1 % | training CPU s |"
-    return _table(header, "|---|" + "--:|" * (len(seeds) + 2), lines, rows)
-
-
 def pareto_table() -> str:
     """Markdown of the pareto benchmark: its picture, and a row a candidate with means over seeds."""
     rows = read_rows("pareto")
@@ -130,7 +114,7 @@ def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]])
     return "\n".join([header, rule, *lines, "", note])
 
 
-_TABLES = {"engine": engine_table, "server": server_table, "pareto": pareto_table, "accuracy": accuracy_table}
+_TABLES = {"engine": engine_table, "server": server_table, "pareto": pareto_table}
 
 
 if __name__ == "__main__":
