@@ -18,9 +18,10 @@ Top-1 on 360 held-out scans after the program's 400 steps, the original's first;
     2      96.39      93.61      95.28        95.28                96.11
     mean   97.41      96.76      97.04        97.31                96.94
 Φ has since started as in a model from scratch, with weights of standard deviation 0.02, and skip:2-5 ends at 98.61,
-98.33 and 94.44. benchmarks/results/pareto_*.csv has the four specs of the demo's family with another seed of the
-conversion: the mean of three originals loses 0.6, 0 and 0.6 points to SkipAt, DGSSA and all three, GLAD gains 0.4. Before that, seed 2 once more: 800 steps give skip:2-5 93.61 again; T = 1 gives it 95.00, and
-static:0-2 96.11; mixing the pictures of a batch gives skip:2-5 94.17. Of 360 scans, 3.6 are a point.
+98.33 and 94.44. benchmarks/results/pareto_*.csv has the specs of the demo's family with another seed of the conversion:
+the mean of three originals loses 0.6, 0 and 0.6 points to SkipAt, DGSSA and all three, and gains 0.4 from GLAD.
+Before that, seed 2 once more: 800 steps give skip:2-5 93.61 again; T = 1 gives it 95.00, and static:0-2 96.11; mixing
+the pictures of a batch gives skip:2-5 94.17. Of 360 scans, 3.6 are a point.
 """
 
 import math
