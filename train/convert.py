@@ -2,7 +2,7 @@
 
     skipvit-convert runs/digits_vit builtin:digits-and-drawings --spec "static:0-1 skip:4-5 tokens:1/2@2"
     skipvit-convert vit_small_patch16_224 photos/ --weights vit_small.pth --spec "skip:3-8" --minutes 15
-    skipvit-convert deit_small_patch16_224 imagenet/val --pretrained --spec "static:0-2 tokens:1/2@3,1/4@6" --steps 2000
+    skipvit-convert deit_small_patch16_224 imagenet/val --pretrained --spec "static:0-5 tokens:1/2@3,1/4@6" --steps 2000
     skipvit-convert --from-official skipat-tiny.t7 --out runs/skipat_tiny
 
 MODEL is a checkpoint folder, or timm's name of a plain ViT with --weights or --pretrained. IMAGES is a folder of

@@ -75,9 +75,9 @@ _SHAPES = {
     "base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
 }
 # SkipAt's is the released models' choice. For the others the abstract gives no numbers: DGSSA's blocks are the first
-# third, and GLAD halves the tokens after a quarter of the depth and once more after half. Together with static attention
-# up to there that brings DeiT-S under the 2.1 GMACs that the abstract's +121 % needs. With three static blocks it is
-# 2.17 x as fast as DeiT-S in ONNX Runtime at 224 px and batch 8, with six 2.26 x.
+# third, and GLAD halves the tokens after a quarter of the depth and once more after half. With static attention up to
+# there, that brings DeiT-S under the 2.1 GMACs that the abstract's +121 % needs. In ONNX Runtime at 224 px and batch 8
+# it is 2.26 x as fast as DeiT-S; with three static blocks it was 2.17 x.
 _SPECS = {
     "skipat": "skip:3-8",
     "dgssa": "static:0-3",
