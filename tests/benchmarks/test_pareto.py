@@ -156,6 +156,7 @@ def test_the_picture_is_the_same_bytes_for_the_same_rows(tmp_path: Path) -> None
 
 def test_the_table_has_means_over_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(readme, "read_rows", lambda _: [])
+    monkeypatch.setattr(readme, "newest", lambda _: None)
     assert readme.pareto_table() == "Not measured yet."
     monkeypatch.setattr(readme, "read_rows", lambda _: ROWS)
     monkeypatch.setattr(readme, "newest", lambda _: readme.README.parent / "benchmarks/results/pareto_m_202601.csv")
