@@ -103,7 +103,7 @@ def test_timm_is_imported_behind_its_guard_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["skipvit", "skipvit.artifacts", "skipvit.transforms", "serve", "serve.app", "serve.cli"]
+    "module", ["skipvit", "skipvit.artifacts", "skipvit.clips", "skipvit.transforms", "serve", "serve.app", "serve.cli"]
 )
 def test_light_modules_load_neither_torch_nor_timm(module: str) -> None:
     code = f"import sys, {module}; sys.exit(sum(name in sys.modules for name in ('torch', 'timm', 'torchvision')))"
