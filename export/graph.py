@@ -15,7 +15,7 @@ from export.ops.domain import DOMAIN, VERSION
 MIN_OPSET, MAX_OPSET = 18, 20
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 _MAX_BATCH = 4096
-_OPS = (ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid)
+_OPS = (ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid, ops.reused_attention)
 
 
 def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_OPSET) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ grid with n = H*W, r the kernel size, m the patch tokens a pyramid leaves.
 """
 
 from skipvit.ops.eca_gate import eca_gate, eca_gate_reference
+from skipvit.ops.reused_attention import reused_attention, reused_attention_reference
 from skipvit.ops.static_attention import static_attention, static_attention_reference
 from skipvit.ops.token_dwconv_gelu import token_dwconv_gelu, token_dwconv_gelu_reference
 from skipvit.ops.token_pyramid import token_pyramid, token_pyramid_reference
@@ -12,6 +13,8 @@ from skipvit.ops.token_pyramid import token_pyramid, token_pyramid_reference
 __all__ = [
     "eca_gate",
     "eca_gate_reference",
+    "reused_attention",
+    "reused_attention_reference",
     "static_attention",
     "static_attention_reference",
     "token_dwconv_gelu",

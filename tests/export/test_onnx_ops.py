@@ -16,6 +16,7 @@ from export.graph import module_to_graph
 from export.ops.domain import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from skipvit.ops import (
     eca_gate_reference,
+    reused_attention_reference,
     static_attention,
     static_attention_reference,
     token_dwconv_gelu_reference,
@@ -130,6 +131,24 @@ def test_token_pyramid(
     torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    opset=st.sampled_from([18, 19, 20]),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+    B=st.integers(1, 3),
+    N=st.integers(1, 9),
+    h=st.integers(1, 4),
+    d=st.integers(1, 5),
+)
+def test_reused_attention(opset: int, dtype: torch.dtype, B: int, N: int, h: int, d: int) -> None:
+    attention, v = tokens(B, h, N, N).softmax(dim=-1).to(dtype), tokens(B, N, h * d).to(dtype)
+    y = run_alone(ops.reused_attention.body(opset), {"attention": attention, "v": v}, opset, num_heads=h)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
+    assert y.dtype == dtype
+    expected = reused_attention_reference(attention.float(), v.float())
+    torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
+
+
 class Chain(nn.Module):
     """Static attention over p + 16 tokens, a pyramid to p + 4, and static attention for the first token alone."""
 
@@ -200,7 +219,9 @@ def test_export_refuses_an_opset_that_some_engine_does_not_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid], ids=lambda op: op.NAME
+    "op",
+    [ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid, ops.reused_attention],
+    ids=lambda op: op.NAME,
 )
 def test_bodies_declare_how_tensorrt_finds_the_plugin(op: object) -> None:
     body = op.body(20)  # type: ignore[attr-defined] - the ops are modules of one shape

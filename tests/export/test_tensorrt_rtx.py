@@ -88,6 +88,13 @@ CASES: dict[str, Case] = {
         (-1, 1, 8),
         "MATRIX_MULTIPLY",
     ),
+    "reused": (
+        ops.reused_attention,
+        {"attention": (-1, 2, 12, 12), "v": X},
+        {"num_heads": 2},
+        (-1, 12, 8),
+        "MATRIX_MULTIPLY",
+    ),
     "pyramid": (ops.token_pyramid, {"x": X, "matrix": (4, 10)}, {"num_prefix": 2}, (-1, 6, 8), "MATRIX_MULTIPLY"),
     "pyramid, no prefix": (
         ops.token_pyramid,
