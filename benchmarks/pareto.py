@@ -155,7 +155,7 @@ def _times(folders: dict[str, Path], rounds: int) -> dict[str, list[float]]:
 
 def _candidate(name: str, folder: Path, pictures: Pixels) -> Candidate:
     model, checkpoint = load_model(folder)
-    size = checkpoint.preprocessing
+    size = checkpoint.classifier_preprocessing
     graph = to_graph(DeployClassifier(model, size), size.height, size.width)
     candidate = Candidate(lambda images: images, onnx_run(graph.SerializeToString()))
     plain = Candidate(lambda images: Normalise(size)(_channels_first(images)).numpy(), torch_run(model))
@@ -172,7 +172,7 @@ def _row(entry: Entry, seed: int, folder: Path, cpu: float, times: dict[str, lis
     if checkpoint.evaluation is None:
         raise RuntimeError(f"{folder} left no evaluation")
     model: Any = load_model(folder)[0]
-    sample = torch.zeros(1, 3, checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+    sample = torch.zeros(1, 3, checkpoint.classifier_preprocessing.height, checkpoint.classifier_preprocessing.width)
     own = times[entry.name]
     return {
         "candidate": entry.name,

@@ -34,7 +34,7 @@ def create_app(models: Path) -> FastAPI:
     @app.post("/v1/classify")
     def classify(file: UploadFile = File()) -> dict[str, Any]:  # noqa: B008 - FastAPI's own way to declare a file
         image = Image.open(io.BytesIO(file.file.read())).convert("RGB")
-        pixels = entry.manifest.preprocessing(image)[np.newaxis]
+        pixels = entry.preprocessing(image)[np.newaxis]
         probabilities = session.run(["probabilities"], {"images": pixels})[0][0]
         best = np.argsort(-probabilities)[:5]
         return {"predictions": [{"label": entry.labels[i], "probability": float(probabilities[i])} for i in best]}

@@ -17,8 +17,8 @@ from export.parity import Floats, Pictures, compare, torch_logits
 from export.pictures import pictures_for
 from export.triton_config import fits, triton_config
 from skipvit import artifacts, provenance, publishing
-from skipvit.artifacts import Manifest, Parity, Tensor
 from skipvit.complexity import count_macs, count_params
+from skipvit.manifest import Manifest, Parity, Tensor, check_name
 from skipvit.origin import Origin, check_labels
 
 Precision = Literal["fp32", "fp16"]
@@ -50,7 +50,7 @@ def export_entry(origin: Origin, plan: Plan) -> tuple[Path, list[Parity]]:
         OriginError: the labels cannot be used, or the pictures to compare on cannot be read.
         ValueError: name, version or opset cannot be used.
     """
-    artifacts.check_name(plan.name)
+    check_name(plan.name)
     version = plan.version or publishing.next_version(plan.root, plan.name)
     labels_text = _labels_text(origin, plan)
     _check_shared_files(origin, plan, labels_text)

@@ -17,7 +17,7 @@ from torch import nn
 
 from export.deploy import Normalise
 from export.graph import LOGITS
-from skipvit.artifacts import Parity
+from skipvit.manifest import Parity
 from skipvit.transforms import Pixels, Preprocessing
 
 Floats = npt.NDArray[np.float32]

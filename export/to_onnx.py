@@ -21,7 +21,8 @@ if not __package__:  # run as a file: the repository root, not export/, goes fir
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from skipvit.arguments import model_arg, whole
-from skipvit.artifacts import ArtifactError, Parity
+from skipvit.artifacts import ArtifactError
+from skipvit.manifest import Parity
 
 if TYPE_CHECKING:
     from skipvit.origin import Origin

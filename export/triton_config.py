@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from skipvit.artifacts import LABELS, Tensor
+from skipvit.artifacts import LABELS
+from skipvit.manifest import Tensor
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 

@@ -49,7 +49,7 @@ class OnnxCpuEngine:
     @classmethod
     def from_entry(cls, entry: Entry) -> "OnnxCpuEngine":
         """Opens the first model file of a repository's entry."""
-        size = entry.manifest.preprocessing
+        size = entry.preprocessing
         return cls(entry.model_path(), entry.manifest.inputs[0].name, size.height, size.width)
 
     def _check_graph(self, height: int, width: int) -> int:

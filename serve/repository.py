@@ -29,7 +29,7 @@ class ServedModel:
         self.version = str(entry.manifest.version)
         self.labels = entry.labels
         self.classes = classes
-        self.preprocessing = entry.manifest.preprocessing
+        self.preprocessing = entry.preprocessing
         self.engine = engine
         self._budget_s = settings.batch_budget_ms / 1000
         self.batcher = Batcher(

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from serve.repository import Repository, ServedModel, State
-from skipvit.artifacts import Evaluation, Parity
+from skipvit.manifest import Evaluation, Parity
 
 
 class Health(BaseModel):
@@ -76,7 +76,7 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
 
 def _info(model: ServedModel) -> ModelInfo:
     manifest = model.entry.manifest
-    size = manifest.preprocessing
+    size = model.preprocessing
     return ModelInfo(
         name=model.name,
         version=model.version,

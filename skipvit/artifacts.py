@@ -1,11 +1,11 @@
 """The model repository: what export writes and the server, or Triton, reads.
 
     models/<name>/config.pbtxt  labels.txt
-    models/<name>/<version>/model.onnx  [model.fp16.onnx]  manifest.json
+    models/<name>/<version>/model.onnx  [model.fp16.onnx]  manifest.json  [sample-*.png]
 
-Nothing here imports torch. skipvit.publishing writes what this module reads. Reading trusts no byte
-of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the error names the
-file at fault.
+A denoiser has no labels.txt. Nothing here imports torch. skipvit.publishing writes what this module reads. Reading
+trusts no byte of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the
+error names the file at fault.
 
     ArtifactError
     ├── ArtifactMissing    a folder or file that should be there is not
@@ -20,20 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
+from skipvit.manifest import SCHEMA_VERSION, Manifest, Tiling, is_name
 from skipvit.transforms import Preprocessing
 
-SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
 TRITON_CONFIG = "config.pbtxt"
 
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_LABELS_BYTES = 16 << 20
-# A name becomes a folder, a URL segment and a metric label: letters, digits, dot, dash and underscore, no leading dot.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class ArtifactError(Exception):
@@ -52,81 +50,6 @@ class ArtifactTooNew(ArtifactError):
     """The manifest's schema is newer than this skipvit."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Tensor(_Record):
-    """A graph input or output. ``shape`` holds integers, and names for dynamic axes."""
-
-    name: str
-    dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...]
-
-
-class Parity(_Record):
-    """How close one exported file comes to the PyTorch model it was made from, on the same pictures."""
-
-    file: str
-    precision: Literal["fp32", "fp16"]
-    engine: str
-    images: int = Field(ge=1)
-    images_from: str
-    max_abs: float = Field(ge=0)
-    mean_abs: float = Field(ge=0)
-    max_relative: float = Field(ge=0)
-    top1_agreement: float = Field(ge=0, le=1)
-    tolerance: str
-
-
-class Evaluation(_Record):
-    """The task's own figures, measured in PyTorch on a named set before export."""
-
-    dataset: str
-    images: int = Field(ge=1)
-    metrics: dict[str, float]
-
-
-class Manifest(_Record):
-    """Everything a server or a reader needs to know of one model version."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    name: str
-    version: int = Field(ge=1)
-    task: Literal["classification"]
-    architecture: str
-    inputs: tuple[Tensor, ...] = Field(min_length=1)
-    outputs: tuple[Tensor, ...] = Field(min_length=1)
-    preprocessing: Preprocessing
-    weights_from: str
-    created: str
-    commit: str
-    versions: dict[str, str]
-    # precision -> file, best first; the reader loads the first that it can run
-    models: dict[Literal["fp32", "fp16"], str] = Field(min_length=1)
-    # file -> sha256; labels.txt lies one folder up, the rest beside the manifest
-    files: dict[str, str]
-    parity: tuple[Parity, ...]
-    evaluation: Evaluation | None = None
-    macs: int = Field(ge=0)
-    params: int = Field(ge=0)
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        return check_name(name)
-
-    @field_validator("files")
-    @classmethod
-    def _plain_files(cls, files: dict[str, str]) -> dict[str, str]:
-        for file in files:
-            check_name(file)
-        return files
-
-    def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-
-
 @dataclass(frozen=True)
 class Entry:
     """One verified version of one model: its manifest, its folder, its labels in class order."""
@@ -134,6 +57,18 @@ class Entry:
     manifest: Manifest
     folder: Path
     labels: tuple[str, ...]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a classifier's pictures are brought to its size; every classifier has one."""
+        assert self.manifest.preprocessing is not None, "asked of a denoiser, which takes pictures as they are"
+        return self.manifest.preprocessing
+
+    @property
+    def tiling(self) -> Tiling:
+        """How a denoiser's pictures are cut; every denoiser has one."""
+        assert self.manifest.tiling is not None, "asked of a classifier, which takes pictures whole"
+        return self.manifest.tiling
 
     def model_path(self, precision: Literal["fp32", "fp16"] | None = None) -> Path:
         """Path of the ONNX file of ``precision``, or of the first in the manifest.
@@ -150,20 +85,6 @@ class Entry:
                 f"export it again with --precision {precision}"
             )
         return self.folder / models[precision]
-
-
-def check_name(name: str) -> str:
-    """Returns ``name`` if it may name a model or a file of one.
-
-    Raises:
-        ValueError: it could leave its folder, or would not survive as a URL segment.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot name a model or file: use 1 to 128 letters, digits, '.', '_' or '-', "
-            "and let the first be a letter or digit"
-        )
-    return name
 
 
 def check_version(version: int) -> int:
@@ -196,7 +117,7 @@ def model_names(root: Path) -> list[str]:
         raise ArtifactMissing(
             f"model repository {root} is not a folder; make one with `make demo-models` or `skipvit-to-onnx`"
         )
-    return sorted(p.name for p in root.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and versions_of(p))
+    return sorted(p.name for p in root.iterdir() if is_name(p.name) and p.is_dir() and versions_of(p))
 
 
 def versions_of(model_folder: Path) -> list[int]:
@@ -229,7 +150,7 @@ def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
     _verify_files(manifest, folder, model_folder)
     labels = _read_labels(model_folder / LABELS) if LABELS in manifest.files else ()
     classes = manifest.outputs[-1].shape[-1]
-    if labels and len(labels) != classes:
+    if manifest.task == "classification" and labels and len(labels) != classes:
         raise ArtifactCorrupt(
             f"{model_folder / LABELS} has {len(labels)} labels, but the model gives {classes} classes; export again"
         )

@@ -2,7 +2,8 @@
 
     <folder>/model.safetensors   weights only, the EMA's where training kept one
     <folder>/checkpoint.json     architecture, labels, preprocessing, resolved recipe, metrics, versions
-    <folder>/samples.npz         optional: some evaluation pictures and their labels, for export to compare engines on
+    <folder>/samples.npz         optional: some evaluation pictures, for export to compare engines on; with their labels
+                                 those of a classifier, with their names the clean ones of a denoiser
 
 Weights never travel as pickles, so opening a stranger's checkpoint runs none of their code.
 """
@@ -13,16 +14,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from skipvit.artifacts import Evaluation
+from skipvit.manifest import Evaluation, Task
 from skipvit.models import create_model
 from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing
@@ -41,38 +42,67 @@ CONVERTED_FROM = (
 )
 
 
+class CleanSamples(NamedTuple):
+    """A denoiser's evaluation pictures without noise, and their names.
+
+    (n, H, W, 3) uint8, or clips of a video (n, frames, H, W, 3).
+    """
+
+    images: Pixels
+    names: tuple[str, ...]
+
+
 class CheckpointError(Exception):
     """A checkpoint cannot be used; the message names the file and says what to do."""
 
 
 class Checkpoint(BaseModel):
-    """The JSON beside the weights."""
+    """The JSON beside the weights. A classifier has labels and preprocessing, a denoiser neither."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
+    task: Task = "classification"
     architecture: str
     # keyword arguments of the architecture, as given to create_model: num_classes, img_size, skip ...
     model_args: dict[str, Any] = Field(default_factory=dict)
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
     recipe: dict[str, Any]
     evaluation: Evaluation | None = None
     epochs: int = Field(ge=0)
     versions: dict[str, str]
     commit: str
 
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Self:
+        if self.task == "classification" and (self.preprocessing is None or not self.labels):
+            raise ValueError("a classifier needs labels and preprocessing")
+        return self
+
+    @property
+    def classifier_preprocessing(self) -> Preprocessing:
+        """How a classifier sees a picture.
+
+        Raises:
+            CheckpointError: this is no classifier.
+        """
+        if self.preprocessing is None or self.task != "classification":
+            raise CheckpointError(f"{self.architecture} is a model for {self.task}; give a classifier's checkpoint")
+        return self.preprocessing
+
 
 def save_checkpoint(
     folder: Path,
     weights: Mapping[str, torch.Tensor],
     checkpoint: Checkpoint,
-    samples: tuple[Pixels, Classes] | None = None,
+    samples: tuple[Pixels, Classes] | CleanSamples | None = None,
 ) -> None:
     """Writes a checkpoint; each file appears complete or not at all, the description last.
 
     Args:
-        samples: evaluation pictures (B, H, W, 3) uint8 and their class indices (B,), for export's comparison.
+        samples: evaluation pictures for export's comparison: (B, H, W, 3) uint8 and their class indices (B,), or a
+            denoiser's.
 
     Raises:
         OSError: a file cannot be written, for want of room or of leave.
@@ -83,7 +113,8 @@ def save_checkpoint(
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staging)
     if samples is not None:
         with _complete(folder / SAMPLES) as staging, staging.open("wb") as file:
-            np.savez_compressed(file, images=samples[0], labels=samples[1])
+            of = {"names": np.array(samples.names)} if isinstance(samples, CleanSamples) else {"labels": samples[1]}
+            np.savez_compressed(file, images=samples[0], **of)
     text = json.dumps(checkpoint.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_atomically(folder / DESCRIPTION, text + "\n")
 
@@ -192,11 +223,7 @@ def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:
     path = folder / SAMPLES
     if not path.exists():
         return None
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            images, labels = data["images"], data["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None
+    images, labels = _read_arrays(path, "labels")
     shaped = images.ndim == 4 and images.shape[3] == 3 and len(images) > 0
     if images.dtype != np.uint8 or not shaped or labels.shape != images.shape[:1]:
         raise CheckpointError(
@@ -204,3 +231,30 @@ def read_samples(folder: Path) -> tuple[Pixels, Classes] | None:
             "it needs uint8 (B, H, W, 3) and (B,) with B >= 1: remove it or train again"
         )
     return images, labels
+
+
+def read_clean_samples(folder: Path) -> CleanSamples | None:
+    """A denoiser's evaluation pictures, or None where the checkpoint has none.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else.
+    """
+    path = folder / SAMPLES
+    if not path.exists():
+        return None
+    images, names = _read_arrays(path, "names")
+    shaped = images.ndim in (4, 5) and images.shape[-1] == 3 and len(images) > 0
+    if images.dtype != np.uint8 or not shaped or names.dtype.kind != "U" or names.shape != images.shape[:1]:
+        raise CheckpointError(
+            f"{path} holds images {images.dtype} {images.shape} and names {names.dtype} {names.shape}; "
+            "it needs uint8 (n, H, W, 3) or (n, frames, H, W, 3) and n names: remove it or train again"
+        )
+    return CleanSamples(images, tuple(str(name) for name in names))
+
+
+def _read_arrays(path: Path, second: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            return data["images"], data[second]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None

@@ -15,8 +15,17 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
-from skipvit.artifacts import Evaluation
-from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, SAMPLES, Checkpoint, Classes, load_model, read_samples
+from skipvit.checkpoints import (
+    CONVERTED_FROM,
+    DESCRIPTION,
+    SAMPLES,
+    Checkpoint,
+    Classes,
+    load_model,
+    read_checkpoint,
+    read_samples,
+)
+from skipvit.manifest import Evaluation, Task
 from skipvit.models import create_model
 from skipvit.models.official import is_official
 from skipvit.models.timm_guard import timm
@@ -72,13 +81,32 @@ def resolve(source: str, weights: Path | None, pretrained: bool, model_args: dic
     return _from_name(source, weights, pretrained, model_args)
 
 
+def task_of(source: str) -> Task:
+    """What the model that ``source`` names is for. Names that nothing is known of count as classifiers, as timm's are.
+
+    Raises:
+        CheckpointError: it is a checkpoint whose description cannot be read.
+    """
+    if os.path.exists(Path(source) / DESCRIPTION):
+        return read_checkpoint(Path(source)).task
+    architecture = source.split(".")[0]
+    entry_point = timm.model_entrypoint(architecture) if timm.is_model(architecture) else None
+    return getattr(entry_point, "task", "classification")
+
+
+def _check_classifies(source: str | Path, task: Task) -> None:
+    if task != "classification":
+        raise OriginError(f"{source} is a model for {task}, and a classifier is needed; give another")
+
+
 def _from_checkpoint(folder: Path) -> Origin:
+    _check_classifies(folder, read_checkpoint(folder).task)
     model, checkpoint = load_model(folder)
     return Origin(
         model=model,
         architecture=checkpoint.architecture,
         model_args=checkpoint.model_args,
-        preprocessing=checkpoint.preprocessing,
+        preprocessing=checkpoint.classifier_preprocessing,
         labels=checkpoint.labels,
         weights_from=f"checkpoint {folder.resolve().name}, {_history(checkpoint)}, commit {checkpoint.commit}",
         default_name=folder.resolve().name,
@@ -97,7 +125,7 @@ def _samples(folder: Path, checkpoint: Checkpoint) -> Samples | None:
     if samples is None:
         return None
     images, labels = samples
-    size = (checkpoint.preprocessing.height, checkpoint.preprocessing.width)
+    size = (checkpoint.classifier_preprocessing.height, checkpoint.classifier_preprocessing.width)
     if images.shape[1:3] != size:
         raise OriginError(
             f"{folder / SAMPLES} holds pictures of {images.shape[1:3]}, the model takes {size}; "
@@ -110,6 +138,7 @@ def _samples(folder: Path, checkpoint: Checkpoint) -> Samples | None:
 def _from_name(name: str, weights: Path | None, pretrained: bool, model_args: dict[str, Any]) -> Origin:
     if model_args.get("in_chans", 3) != 3:
         raise OriginError(f"pictures have 3 channels, got in_chans={model_args['in_chans']}; leave it out")
+    _check_classifies(name, task_of(name))
     torch.manual_seed(0)
     try:
         model = create_model(name, pretrained=pretrained, **model_args).eval()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from skipvit.artifacts import MANIFEST, ArtifactError, check_name, check_version, sha256_of, versions_of
+from skipvit.artifacts import MANIFEST, ArtifactError, check_version, sha256_of, versions_of
+from skipvit.manifest import check_name
 
 
 def next_version(root: Path, name: str) -> int:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from skipvit.artifacts import Evaluation
 from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, Checkpoint, CheckpointError, save_checkpoint
+from skipvit.manifest import Evaluation
 from skipvit.metrics import classification_metrics, softmax
 from skipvit.models import Choices, SkipVisionTransformer, Spec
 from skipvit.origin import Origin, OriginError, resolve

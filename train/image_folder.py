@@ -165,7 +165,7 @@ def _devkit_table(base: Path, pictures: Path, truth: Path) -> dict[int, str]:
         rows = (line.split() for line in table.read_text("utf-8").splitlines() if line.strip())
         return {int(row[1]): row[0] for row in rows}
     if table := _beside(base, pictures, "meta.mat"):
-        from scipy.io import loadmat  # type: ignore[import-untyped]  # comes with scikit-learn
+        from scipy.io import loadmat
 
         synsets = loadmat(table, squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(synsets)}

@@ -47,7 +47,9 @@ def measure(
         )
     with flushed_denormals(), processes(device) as process:
         model.to(process.device)
-        probabilities, labels = predict(model, data.held_out, description.preprocessing, process, batch, workers)
+        probabilities, labels = predict(
+            model, data.held_out, description.classifier_preprocessing, process, batch, workers
+        )
     confusion = m.confusion_matrix(labels, probabilities.argmax(axis=1), len(data.classes))
     report = {
         "checkpoint": str(checkpoint),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from skipvit.artifacts import Evaluation
 from skipvit.checkpoints import Checkpoint, save_checkpoint
+from skipvit.manifest import Evaluation
 from skipvit.provenance import commit, versions_of
 from skipvit.publishing import write_atomically
 from skipvit.transforms import Pixels, Preprocessing, stack
@@ -54,7 +54,7 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
         if not process.leads:
             return 0
         checkpoint = describe(recipe, data, trained)
-        preprocessing = checkpoint.preprocessing
+        preprocessing = checkpoint.classifier_preprocessing
         save_checkpoint(out, trained.weights, checkpoint, samples(data.held_out, preprocessing))
     report(out, checkpoint, time.perf_counter() - wall, time.process_time() - cpu)
     return 0

@@ -22,8 +22,9 @@ from tritonclient.grpc import model_config_pb2
 
 from export import parity
 from export.to_onnx import main
-from skipvit.artifacts import Evaluation, read_entry
+from skipvit.artifacts import read_entry
 from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
+from skipvit.manifest import Evaluation
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
 

@@ -20,14 +20,8 @@ from serve.app import create_app
 from serve.engine import OnnxCpuEngine, Probabilities
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
-from skipvit.artifacts import (
-    LABELS,
-    MANIFEST,
-    Manifest,
-    Tensor,
-    read_entry,
-    sha256_of,
-)
+from skipvit.artifacts import LABELS, MANIFEST, read_entry, sha256_of
+from skipvit.manifest import Manifest, Tensor
 from skipvit.publishing import hashes_of, new_version, write_atomically
 from skipvit.transforms import Pixels, Preprocessing
 

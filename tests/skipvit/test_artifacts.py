@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipvit import artifacts, publishing
-from skipvit.artifacts import (
-    ArtifactCorrupt,
-    ArtifactError,
-    ArtifactMissing,
-    ArtifactTooNew,
-    Manifest,
-    Parity,
-    Tensor,
-    read_entry,
-)
+from skipvit.artifacts import ArtifactCorrupt, ArtifactError, ArtifactMissing, ArtifactTooNew, read_entry
+from skipvit.manifest import Manifest, Parity, Tensor, check_name
 from skipvit.transforms import Preprocessing
 
 
@@ -127,7 +119,7 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], type[ArtifactError], str]] 
     ("deep json", lambda f: (f / "manifest.json").write_text("[" * 100_000), ArtifactCorrupt, "is not JSON"),
     ("bytes", lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), ArtifactCorrupt, "is not JSON"),
     ("huge", lambda f: (f / "manifest.json").write_text(" " * (1 << 21)), ArtifactCorrupt, "is over 1048576 bytes"),
-    ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 1"),
+    ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 2"),
     ("newer text", lambda f: edit(f, lambda d: d.update(schema_version="99")), ArtifactCorrupt, "schema_version"),
     ("newer float", lambda f: edit(f, lambda d: d.update(schema_version=99.0)), ArtifactTooNew, r"schema 99\.0"),
     ("older", lambda f: edit(f, lambda d: d.update(schema_version=-7)), ArtifactCorrupt, "schema_version"),
@@ -199,8 +191,50 @@ def test_two_exports_at_once_leave_one(tmp_path: Path) -> None:
 @given(st.text(max_size=200))
 def test_names_stay_in_their_folder(name: str) -> None:
     try:
-        artifacts.check_name(name)
+        check_name(name)
     except ValueError:
         return
     assert Path("/models") == (Path("/models") / name).resolve().parent
     assert name.isascii()
+
+
+def denoiser_of(**changes: object) -> Manifest:
+    tensor = Tensor(name="images", dtype="uint8", shape=("batch", "height", "width", 3))
+    fields = manifest_of().model_dump() | {
+        "task": "denoising", "preprocessing": None, "outputs": (tensor,), "parity": (),
+        "tiling": {"tile": 64, "halo": 8, "multiple": 32},
+        "samples": ("sample-cat.png",), "files": {"sample-cat.png": "0"},
+    }  # fmt: skip
+    return Manifest(**(fields | changes))
+
+
+def test_a_denoisers_manifest_survives_json() -> None:
+    manifest = denoiser_of()
+    assert Manifest.model_validate_json(manifest.to_json()) == manifest
+    assert manifest.schema_version == 2
+
+
+def test_a_manifest_from_before_denoisers_is_read() -> None:
+    """Version 1 had none of the new fields."""
+    old = json.loads(manifest_of().to_json())
+    for field in ("tiling", "samples"):
+        del old[field]
+    del old["parity"][0]["psnr_db"]
+    manifest = Manifest.model_validate_json(json.dumps(old | {"schema_version": 1}))
+    assert (manifest.task, manifest.tiling, manifest.samples) == ("classification", None, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"tiling": None}, "a manifest for denoising needs tiling"),
+        ({"task": "classification"}, "a manifest for classification needs preprocessing"),
+        ({"tiling": {"tile": 100, "halo": 8, "multiple": 32}}, "a tile of 100 is no multiple of 32"),
+        ({"tiling": {"tile": 64, "halo": 32, "multiple": 32}}, "halos of 32 on both sides leave nothing"),
+        ({"tiling": {"tile": 64, "halo": 8, "multiple": 32, "frames": 3, "lead": 2, "lag": 1}}, "leave none of 3"),
+        ({"samples": ("sample-dog.png",)}, r"sample-dog\.png have no sha256"),
+    ],
+)
+def test_a_denoisers_manifest_that_contradicts_itself(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        denoiser_of(**changes)

@@ -9,7 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from skipvit.checkpoints import Checkpoint, CheckpointError, load_model, read_checkpoint, read_samples, save_checkpoint
+from skipvit.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    CleanSamples,
+    load_model,
+    read_checkpoint,
+    read_clean_samples,
+    read_samples,
+    save_checkpoint,
+)
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
 from tests.no_room import no_room
@@ -46,6 +55,26 @@ def test_round_trip(folder: Path) -> None:
     assert samples is not None
     assert samples[0].shape == (2, 8, 8, 3)
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.json", "model.safetensors", "samples.npz"]
+
+
+def test_clean_pictures_and_their_names(folder: Path) -> None:
+    """What a denoiser's checkpoint brings, still pictures and clips alike."""
+    weights, description = {"w": torch.zeros(1)}, read_checkpoint(folder)
+    for shape in ((2, 8, 8, 3), (2, 3, 8, 8, 3)):
+        pictures = CleanSamples(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8), ("cat", "Häuser"))
+        save_checkpoint(folder, weights, description, pictures)
+        found = read_clean_samples(folder)
+        assert found is not None
+        assert found.names == ("cat", "Häuser")
+        np.testing.assert_array_equal(found.images, pictures.images)
+    np.savez(folder / "samples.npz", images=IMAGES, names=np.array(["cat"]))
+    with pytest.raises(CheckpointError, match=r"names <U3 \(1,\); it needs uint8"):
+        read_clean_samples(folder)
+    np.savez(folder / "samples.npz", images=IMAGES, labels=np.array([0, 1]))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_clean_samples(folder)
+    (folder / "samples.npz").unlink()
+    assert read_clean_samples(folder) is None
 
 
 def test_a_checkpoint_without_samples(folder: Path) -> None:
