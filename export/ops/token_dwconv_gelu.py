@@ -10,41 +10,22 @@ from export.ops.domain import PLUGIN_ATTRIBUTES, Ref, function, node_of, node_op
 NAME = "TokenDwConvGelu"
 TORCH_OP = torch.ops.skipvit.token_dwconv_gelu.default
 _INPUTS = ["x", "weight", "bias"]
-_INTS = ["grid_h", "grid_w", "channels"]
+_INTS = ["channels"]
 _node = node_op(NAME, _INPUTS, dict.fromkeys(_INTS, int) | dict.fromkeys(PLUGIN_ATTRIBUTES, str))
 
 
-def record(x: Any, weight: Any, bias: Any, grid_h: int, grid_w: int) -> Any:
+def record(x: Any, weight: Any, bias: Any) -> Any:
     """What the exporter writes in place of the torch op."""
-    return _node(
-        x,
-        weight,
-        bias,
-        grid_h=grid_h,
-        grid_w=grid_w,
-        channels=int(weight.shape[0]),
-        **PLUGIN_ATTRIBUTES,
-    )
+    return _node(x, weight, bias, channels=int(weight.shape[0]), **PLUGIN_ATTRIBUTES)
 
 
 def body(opset: int) -> onnx.FunctionProto:
-    """The op over standard nodes; the layout changes that a plugin saves are visible here."""
+    """The op over standard nodes, for any size of the grid; the layout changes that a plugin saves are visible here."""
     nodes = [
-        node_of("Constant", [], ["c"], value_int=Ref("channels")),
-        node_of("Constant", [], ["h"], value_int=Ref("grid_h")),
-        node_of("Constant", [], ["w"], value_int=Ref("grid_w")),
-        node_of("Constant", [], ["axis"], value_ints=[0]),
-        node_of("Constant", [], ["keep"], value_ints=[0]),
-        *(node_of("Unsqueeze", [name, "axis"], [f"{name}_1"]) for name in ("c", "h", "w")),
-        node_of("Concat", ["keep", "c_1", "h_1", "w_1"], ["map_shape"], axis=0),
-        node_of("Constant", [], ["all"], value_ints=[-1]),
-        node_of("Concat", ["keep", "c_1", "all"], ["flat_shape"], axis=0),
-        node_of("Transpose", ["x"], ["x_t"], perm=[0, 2, 1]),  # (B, n, C) -> (B, C, n)
-        node_of("Reshape", ["x_t", "map_shape"], ["map"]),  # (B, C, n) -> (B, C, H, W)
+        node_of("Transpose", ["x"], ["map"], perm=[0, 3, 1, 2]),  # (B, H, W, C) -> (B, C, H, W)
         node_of("Conv", ["map", "weight", "bias"], ["conv"], group=Ref("channels"), auto_pad="SAME_UPPER"),
         *_gelu("conv", "act", opset),
-        node_of("Reshape", ["act", "flat_shape"], ["act_t"]),  # (B, C, H, W) -> (B, C, n)
-        node_of("Transpose", ["act_t"], ["y"], perm=[0, 2, 1]),  # (B, C, n) -> (B, n, C)
+        node_of("Transpose", ["act"], ["y"], perm=[0, 2, 3, 1]),  # (B, C, H, W) -> (B, H, W, C)
     ]
     return function(NAME, _INPUTS, _INTS, nodes, opset)
 

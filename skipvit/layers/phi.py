@@ -49,21 +49,22 @@ class Phi(nn.Module):
         self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
         self.eca = nn.Conv1d(1, 1, _ECA_KERNEL, padding=_ECA_KERNEL // 2, bias=False, device=device, dtype=dtype)
 
-    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, n, d) in row-major order of ``grid`` = (H, W), n = H*W, to (B, n, d)."""
+    def forward(self, z: Tensor) -> Tensor:
+        """Patch tokens on their grid, (B, H, W, d), to the same shape."""
         y = F.gelu(self.fc1(z))
         # Under autocast y may be in a lower precision than the weights that no autocast rule covers.
         assert self.dwconv.bias is not None
         weight, bias = self.dwconv.weight.to(y.dtype), self.dwconv.bias.to(y.dtype)
-        y = self.fc2(token_dwconv_gelu(y, weight, bias, grid[0], grid[1]))
-        return y * eca_gate(y, self.eca.weight.to(y.dtype))
+        y = self.fc2(token_dwconv_gelu(y, weight, bias))
+        gate = eca_gate(y.flatten(1, 2), self.eca.weight.to(y.dtype))  # (B, H, W, d) -> (B, 1, d)
+        return y * gate.unsqueeze(1)
 
 
 class IdentityReuse(nn.Module):
     """The paper's ablation: the earlier attention output as it is."""
 
-    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, n, d) to the same."""
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, H, W, d) to the same."""
         return z
 
 
@@ -77,10 +78,10 @@ class DepthwiseReuse(nn.Module):
         _check_kernel(kernel_size)
         self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
 
-    def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, n, d) in row-major order of ``grid`` to (B, n, d)."""
-        picture = z.view(z.shape[0], *grid, z.shape[2]).permute(0, 3, 1, 2)  # (B, n, d) -> (B, d, H, W), a view
-        return self.dwconv(picture).permute(0, 2, 3, 1).reshape(z.shape)  # (B, d, H, W) -> (B, n, d)
+    def forward(self, z: Tensor) -> Tensor:
+        """Patch tokens on their grid, (B, H, W, d), to the same shape."""
+        y: Tensor = self.dwconv(z.permute(0, 3, 1, 2))  # (B, H, W, d) -> (B, d, H, W), a view
+        return y.permute(0, 2, 3, 1)  # (B, d, H, W) -> (B, H, W, d)
 
 
 def make_phi(

@@ -37,7 +37,7 @@ class SkipBlock(nn.Module):
 
     Args:
         block: the attention block whose place it takes.
-        phi: the parametric function, from patch tokens (B, n, C) and their grid to (B, n, C).
+        phi: the parametric function, of patch tokens on their grid, (B, H, W, C), to the same shape.
         num_prefix_tokens: leading tokens that Φ does not see.
     """
 
@@ -52,7 +52,8 @@ class SkipBlock(nn.Module):
         """Residual stream x and last attention output z, both (B, N, C), to their next values."""
         assert z is not None, "the model guarantees that its first block computes attention"
         p = self.num_prefix_tokens
-        z = torch.cat([z[:, :p], self.phi(z[:, p:].contiguous(), grid)], dim=1)  # (B, p + n, C)
+        patches = z[:, p:].unflatten(1, grid)  # (B, n, C) -> (B, H, W, C)
+        z = torch.cat([z[:, :p], self.phi(patches).flatten(1, 2)], dim=1)  # (B, p + n, C)
         x = x + self.drop_path1(self.ls1(z))
         x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x, z

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
-LARGEST_BATCH = 8
+LARGEST_BATCH, LARGEST_EDGE = 8, 16
 
 
 class Log(trt.ILogger):  # type: ignore[misc] - the bindings have no types
@@ -41,8 +41,11 @@ def main(path: Path) -> dict[str, Any]:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for tensor in inputs:
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (2, *rest), (LARGEST_BATCH, *rest))
+        small, usual, large = (
+            (batch, *(edge if size == -1 else size for size in tuple(tensor.shape)[1:]))
+            for batch, edge in ((1, 1), (2, 4), (LARGEST_BATCH, LARGEST_EDGE))
+        )
+        profile.set_shape(tensor.name, small, usual, large)
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     return {

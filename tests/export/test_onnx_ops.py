@@ -19,6 +19,7 @@ from skipvit.ops import (
     reused_attention_reference,
     static_attention,
     static_attention_reference,
+    token_dwconv_gelu,
     token_dwconv_gelu_reference,
     token_pyramid,
     token_pyramid_reference,
@@ -28,14 +29,15 @@ NUMPY = {torch.float32: onnx.TensorProto.FLOAT, torch.float16: onnx.TensorProto.
 
 
 def run_alone(body: onnx.FunctionProto, inputs: dict[str, torch.Tensor], opset: int, **attributes: int) -> torch.Tensor:
-    """One node of ours and its body, as a model for ONNX Runtime."""
-    kind = NUMPY[next(iter(inputs.values())).dtype]
+    """One node of ours and its body, as a model for ONNX Runtime. The output has as many axes as the first input."""
+    first = next(iter(inputs.values()))
+    kind, rank = NUMPY[first.dtype], first.ndim
     node = onnx.helper.make_node(body.name, list(inputs), ["y"], domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES)
     graph = onnx.helper.make_graph(
         [node],
         "alone",
         [onnx.helper.make_tensor_value_info(name, kind, tuple(value.shape)) for name, value in inputs.items()],
-        [onnx.helper.make_tensor_value_info("y", kind, ["a", "b", "c"])],
+        [onnx.helper.make_tensor_value_info("y", kind, [f"axis_{i}" for i in range(rank)])],
     )
     model = onnx.helper.make_model(
         graph,
@@ -63,13 +65,42 @@ def tokens(*shape: int) -> torch.Tensor:
     r=st.sampled_from([1, 3, 5, 7]),
 )
 def test_token_dwconv_gelu(opset: int, dtype: torch.dtype, B: int, h: int, w: int, C: int, r: int) -> None:
-    x, weight, bias = (t.to(dtype) for t in (tokens(B, h * w, C), tokens(C, 1, r, r), tokens(C)))
+    x, weight, bias = (t.to(dtype) for t in (tokens(B, h, w, C), tokens(C, 1, r, r), tokens(C)))
     inputs = {"x": x, "weight": weight, "bias": bias}
-    y = run_alone(ops.token_dwconv_gelu.body(opset), inputs, opset, grid_h=h, grid_w=w, channels=C)
-    expected = token_dwconv_gelu_reference(x.float(), weight.float(), bias.float(), h, w)
+    y = run_alone(ops.token_dwconv_gelu.body(opset), inputs, opset, channels=C)
+    expected = token_dwconv_gelu_reference(x.float(), weight.float(), bias.float())
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     assert y.dtype == dtype
     torch.testing.assert_close(y.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+class Blurred(nn.Module):
+    """The op alone in a module, over tokens of 6 channels."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", tokens(6, 1, 3, 3))
+        self.register_buffer("bias", tokens(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return token_dwconv_gelu(x, self.weight, self.bias)
+
+
+def test_one_graph_of_token_dwconv_gelu_takes_any_grid() -> None:
+    """Neither the recorded node nor its body holds the size of a grid."""
+    graph = module_to_graph(Blurred(), {"x": tokens(2, 3, 4, 6)}, ["y"])
+    for value in [*graph.graph.input, *graph.graph.output]:
+        for axis, name in ((1, "height"), (2, "width")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del graph.graph.value_info[:]  # the sizes of the sample
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape in ((2, 3, 4, 6), (1, 1, 1, 6), (3, 7, 5, 6)):
+        y = torch.from_numpy(session.run(["y"], {"x": tokens(*shape).numpy()})[0])
+        expected = token_dwconv_gelu_reference(tokens(*shape), tokens(6, 1, 3, 3), tokens(6))
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

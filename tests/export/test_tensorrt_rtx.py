@@ -38,7 +38,7 @@ def through_tensorrt(graph: onnx.ModelProto, folder: Path) -> dict[str, Any]:
 
 
 def alone(body: onnx.FunctionProto, dtype: int, shapes: dict[str, Shape], ints: dict[str, int]) -> onnx.ModelProto:
-    """One node of ours with its body. What has a batch axis, shown by -1, is an input, the rest are initializers."""
+    """One node of ours with its body. What has a dynamic axis, shown by -1, is an input, the rest are initializers."""
     node = onnx.helper.make_node(body.name, list(shapes), ["y"], domain=DOMAIN, **ints, **PLUGIN_ATTRIBUTES)
     constants = [
         onnx.numpy_helper.from_array(np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(dtype)), name)
@@ -46,11 +46,14 @@ def alone(body: onnx.FunctionProto, dtype: int, shapes: dict[str, Shape], ints: 
         if shape[0] != -1
     ]
     inputs = [
-        onnx.helper.make_tensor_value_info(name, dtype, ["batch", *shape[1:]])
+        onnx.helper.make_tensor_value_info(
+            name, dtype, [f"{name}_{i}" if size == -1 else size for i, size in enumerate(shape)]
+        )
         for name, shape in shapes.items()
         if shape[0] == -1
     ]
-    output = onnx.helper.make_tensor_value_info("y", dtype, ["batch", "tokens", "channels"])
+    rank = len(next(iter(shapes.values())))  # of the output as of the first input
+    output = onnx.helper.make_tensor_value_info("y", dtype, [f"axis_{i}" for i in range(rank)])
     opset = next(imported.version for imported in body.opset_import)
     model = onnx.helper.make_model(
         onnx.helper.make_graph([node], "alone", inputs, [output], constants),
@@ -68,9 +71,16 @@ X = (-1, 12, 8)
 CASES: dict[str, Case] = {
     "dwconv": (
         ops.token_dwconv_gelu,
-        {"x": X, "weight": (8, 1, 5, 5), "bias": (8,)},
-        {"grid_h": 3, "grid_w": 4, "channels": 8},
-        (-1, 12, 8),
+        {"x": (-1, 3, 4, 8), "weight": (8, 1, 5, 5), "bias": (8,)},
+        {"channels": 8},
+        (-1, 3, 4, 8),
+        "CONVOLUTION",
+    ),
+    "dwconv, any grid": (
+        ops.token_dwconv_gelu,
+        {"x": (-1, -1, -1, 8), "weight": (8, 1, 3, 3), "bias": (8,)},
+        {"channels": 8},
+        (-1, -1, -1, 8),
         "CONVOLUTION",
     ),
     "eca": (ops.eca_gate, {"x": X, "weight": (1, 1, 3)}, {}, (-1, 1, 8), "CONVOLUTION"),

@@ -11,9 +11,9 @@ from torch import Tensor
 from skipvit.ops import eca_gate, eca_gate_reference, token_dwconv_gelu, token_dwconv_gelu_reference
 
 
-def dwconv_gelu_by_loops(x: Tensor, weight: Tensor, bias: Tensor, h: int, w: int) -> Tensor:
+def dwconv_gelu_by_loops(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The definition, one output at a time: sum over the r x r neighbours inside the grid, then x * Φ(x)."""
-    B, _, C = x.shape
+    B, h, w, C = x.shape
     r = weight.shape[-1]
     y = torch.zeros_like(x)
     for i in range(h):
@@ -23,8 +23,8 @@ def dwconv_gelu_by_loops(x: Tensor, weight: Tensor, bias: Tensor, h: int, w: int
                 for dj in range(r):
                     ii, jj = i + di - r // 2, j + dj - r // 2
                     if 0 <= ii < h and 0 <= jj < w:
-                        total += x[:, ii * w + jj] * weight[:, 0, di, dj]
-            y[:, i * w + j] = total * 0.5 * (1 + torch.erf(total / math.sqrt(2)))
+                        total += x[:, ii, jj] * weight[:, 0, di, dj]
+            y[:, i, j] = total * 0.5 * (1 + torch.erf(total / math.sqrt(2)))
     return y
 
 
@@ -54,9 +54,11 @@ def tokens(*shape: int, dtype: torch.dtype = torch.float64, grad: bool = False) 
     r=st.sampled_from([1, 3, 5, 7]),
 )
 def test_token_dwconv_gelu_is_its_definition(B: int, h: int, w: int, C: int, r: int) -> None:
-    x, weight, bias = tokens(B, h * w, C), tokens(C, 1, r, r), tokens(C)
-    expected = dwconv_gelu_by_loops(x, weight, bias, h, w)
-    torch.testing.assert_close(token_dwconv_gelu(x, weight, bias, h, w), expected, rtol=1e-11, atol=1e-11)
+    x, weight, bias = tokens(B, h, w, C), tokens(C, 1, r, r), tokens(C)
+    expected = dwconv_gelu_by_loops(x, weight, bias)
+    torch.testing.assert_close(token_dwconv_gelu(x, weight, bias), expected, rtol=1e-11, atol=1e-11)
+    elsewhere = x.transpose(1, 2).contiguous().transpose(1, 2)  # the same tokens, laid out otherwise
+    torch.testing.assert_close(token_dwconv_gelu(elsewhere, weight, bias), expected, rtol=1e-11, atol=1e-11)
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,9 +70,9 @@ def test_eca_gate_is_its_definition(B: int, n: int, C: int, k: int) -> None:
 
 @pytest.mark.parametrize(("h", "w", "r"), [(3, 5, 3), (4, 2, 5), (1, 1, 3)])
 def test_token_dwconv_gelu_gradients(h: int, w: int, r: int) -> None:
-    x, weight, bias = tokens(2, h * w, 3, grad=True), tokens(3, 1, r, r, grad=True), tokens(3, grad=True)
-    assert torch.autograd.gradcheck(lambda *args: token_dwconv_gelu(*args, h, w), (x, weight, bias))
-    assert torch.autograd.gradgradcheck(lambda *args: token_dwconv_gelu(*args, h, w), (x, weight, bias))
+    x, weight, bias = tokens(2, h, w, 3, grad=True), tokens(3, 1, r, r, grad=True), tokens(3, grad=True)
+    assert torch.autograd.gradcheck(token_dwconv_gelu, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(token_dwconv_gelu, (x, weight, bias))
 
 
 def test_eca_gate_gradients() -> None:
@@ -81,25 +83,27 @@ def test_eca_gate_gradients() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_ops_keep_the_dtype_and_match_the_reference(dtype: torch.dtype) -> None:
-    x, weight, bias = tokens(2, 12, 8, dtype=dtype), tokens(8, 1, 3, 3, dtype=dtype), tokens(8, dtype=dtype)
-    y = token_dwconv_gelu(x, weight, bias, 3, 4)
+    x, weight, bias = tokens(2, 3, 4, 8, dtype=dtype), tokens(8, 1, 3, 3, dtype=dtype), tokens(8, dtype=dtype)
+    y = token_dwconv_gelu(x, weight, bias)
     assert y.dtype == dtype
     assert y.is_contiguous()
-    torch.testing.assert_close(y, token_dwconv_gelu_reference(x, weight, bias, 3, 4))
-    gate = eca_gate(x, tokens(1, 1, 3, dtype=dtype))
+    torch.testing.assert_close(y, token_dwconv_gelu_reference(x, weight, bias))
+    gate = eca_gate(x.flatten(1, 2), tokens(1, 1, 3, dtype=dtype))
     assert gate.dtype == dtype
-    torch.testing.assert_close(gate, eca_gate_reference(x, tokens(1, 1, 3, dtype=dtype)))
+    torch.testing.assert_close(gate, eca_gate_reference(x.flatten(1, 2), tokens(1, 1, 3, dtype=dtype)))
 
 
 def test_opcheck() -> None:
-    x, weight, bias = tokens(2, 6, 4, grad=True), tokens(4, 1, 3, 3, grad=True), tokens(4, grad=True)
-    torch.library.opcheck(torch.ops.skipvit.token_dwconv_gelu.default, (x, weight, bias, 2, 3))
-    torch.library.opcheck(torch.ops.skipvit.eca_gate.default, (x, tokens(1, 1, 3, grad=True)))
+    x, weight, bias = tokens(2, 2, 3, 4, grad=True), tokens(4, 1, 3, 3, grad=True), tokens(4, grad=True)
+    torch.library.opcheck(torch.ops.skipvit.token_dwconv_gelu.default, (x, weight, bias))
+    torch.library.opcheck(
+        torch.ops.skipvit.eca_gate.default, (x.flatten(1, 2).detach().requires_grad_(), tokens(1, 1, 3, grad=True))
+    )
 
 
 def test_only_the_gradients_asked_for_are_computed() -> None:
-    x, weight, bias = tokens(1, 4, 2), tokens(2, 1, 3, 3, grad=True), tokens(2)
-    token_dwconv_gelu(x, weight, bias, 2, 2).sum().backward()
+    x, weight, bias = tokens(1, 2, 2, 2), tokens(2, 1, 3, 3, grad=True), tokens(2)
+    token_dwconv_gelu(x, weight, bias).sum().backward()
     assert weight.grad is not None
     assert x.grad is None
 
@@ -107,18 +111,18 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
 @pytest.mark.parametrize(
     ("x", "weight", "bias", "match"),
     [
-        ((1, 5, 4), (4, 1, 3, 3), (4,), r"shape \(1, 5, 4\) for a 2 x 2 grid; it needs \(B, 4, C\)"),
-        ((1, 4, 4), (4, 1, 2, 2), (4,), r"r odd, got \(4, 1, 2, 2\)"),
-        ((1, 4, 4), (4,), (4,), r"r odd, got \(4,\)"),
-        ((1, 4, 3), (4, 1, 3, 3), (4,), "got 3 channels, a weight for 4"),
-        ((1, 4, 4), (4, 1, 3, 3), (3,), r"a bias of \(3,\)"),
+        ((1, 5, 4), (4, 1, 3, 3), (4,), r"shape \(1, 5, 4\); it needs \(B, H, W, C\)"),
+        ((1, 2, 2, 4), (4, 1, 2, 2), (4,), r"r odd, got \(4, 1, 2, 2\)"),
+        ((1, 2, 2, 4), (4,), (4,), r"r odd, got \(4,\)"),
+        ((1, 2, 2, 3), (4, 1, 3, 3), (4,), "got 3 channels, a weight for 4"),
+        ((1, 2, 2, 4), (4, 1, 3, 3), (3,), r"a bias of \(3,\)"),
     ],
 )
 def test_token_dwconv_gelu_names_what_is_wrong(
     x: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...], match: str
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        token_dwconv_gelu(torch.zeros(x), torch.zeros(weight), torch.zeros(bias), 2, 2)
+        token_dwconv_gelu(torch.zeros(x), torch.zeros(weight), torch.zeros(bias))
 
 
 @pytest.mark.parametrize(

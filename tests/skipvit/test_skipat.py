@@ -145,9 +145,9 @@ def test_phi_sees_the_grid_the_right_way_round() -> None:
     nn.init.zeros_(phi.fc1.bias)
     nn.init.zeros_(phi.dwconv.bias)
     nn.init.zeros_(phi.fc2.bias)
-    z = torch.zeros(1, 24, 1)
-    z[0, 1 * 6 + 2] = 1.0  # row 1, column 2
-    touched = phi(z, (4, 6))[0, :, 0].reshape(4, 6) != 0
+    z = torch.zeros(1, 4, 6, 1)
+    z[0, 1, 2] = 1.0
+    touched = phi(z)[0, :, :, 0] != 0
     expected = torch.zeros(4, 6, dtype=torch.bool)
     expected[0:3, 1:4] = True
     assert torch.equal(touched, expected)

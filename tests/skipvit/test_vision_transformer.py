@@ -76,7 +76,7 @@ def logits_by_hand(model: SkipVisionTransformer, x: Tensor, static: set[int], sk
             z = torch.cat([z[:, :1], matrix @ z[:, 1:]], 1)
             grid = grids[index]
         if index in skip:
-            z = torch.cat([z[:, :1], block.phi(z[:, 1:].contiguous(), grid)], 1)
+            z = torch.cat([z[:, :1], block.phi(z[:, 1:].unflatten(1, grid)).flatten(1, 2)], 1)
         else:
             attention, y = block.attn, block.norm1(tokens)
             if index in static:
@@ -145,7 +145,7 @@ def test_layer_scale_and_drop_path_act_after_the_value_that_is_reused() -> None:
     for index, block in enumerate(model.blocks):
         again, handed_on = block(x, z, grid)
         if index == 2:
-            z = torch.cat([z[:, :1], block.phi(z[:, 1:].contiguous(), grid)], dim=1)
+            z = torch.cat([z[:, :1], block.phi(z[:, 1:].unflatten(1, grid)).flatten(1, 2)], dim=1)
         else:
             z = block.attn(block.norm1(x))
         times = 3 if index else 1  # the first block is never dropped
