@@ -110,6 +110,7 @@ LIGHT = (
     "skipvit.artifacts",
     "skipvit.clips",
     "skipvit.manifest",
+    "skipvit.tiling",
     "skipvit.transforms",
     "serve",
     "serve.app",
