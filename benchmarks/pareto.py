@@ -24,6 +24,7 @@ from skipvit.complexity import count_macs, count_params
 from skipvit.models import create_model
 from skipvit.models.spec import Spec
 from skipvit.transforms import Pixels
+from train.classification_recipe import Recipe
 from train.recipe import RecipeError, read_recipe
 
 PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "scikit-learn", "numpy")
@@ -106,6 +107,7 @@ def _training(entry: Entry, seed: int, epochs: int | None) -> Training:
         recipe = read_recipe(entry.recipe, entry.settings)
     except RecipeError as error:
         raise RuntimeError(str(error)) from None
+    assert isinstance(recipe, Recipe), "the entries are classifiers"
     settings = [*entry.settings, f"run.seed={seed}"]
     if epochs is not None:  # a shorter training has its warm-up and its easy beginning in proportion
         share = epochs / recipe.schedule.epochs

@@ -50,13 +50,14 @@ class Journal:
         self.window_start, self.window_steps = now, 0
         self._write(step, {"epoch": round(epoch, 4), **values, "images_per_s": round(rate, 1)})
 
-    def evaluated(self, step: int, epoch: int, epochs: int, loss: float, metrics: dict[str, float]) -> None:
-        """Writes an evaluation, and tells the user."""
+    def evaluated(
+        self, step: int, epoch: int, epochs: int, loss: float, metrics: dict[str, float], headline: str
+    ) -> None:
+        """Writes an evaluation, and tells the user its ``headline``."""
         if self.quiet:
             return
         self._write(step, {"epoch": epoch, **metrics})
-        text = f"epoch {epoch:>4}/{epochs}  loss {loss:.3f}  top-1 {metrics['top1']:6.2%}  nll {metrics['nll']:.3f}"
-        self.bar.write(text)
+        self.bar.write(f"epoch {epoch:>4}/{epochs}  loss {loss:.3f}  {headline}")
         self.window_start, self.window_steps = time.perf_counter(), 0  # evaluation is no training time
 
     def say(self, text: str) -> None:

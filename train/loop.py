@@ -1,6 +1,6 @@
 """The training loop.
 
-    every step: learning rate, λ -> batch -> (augment, forward, backward) x accumulate -> clip -> AdamW -> average
+    every step: learning rate, λ -> batch -> (prepare, forward, backward) x accumulate -> clip -> AdamW -> average
     now and then: evaluate the average; write a resume state
     once, where [guide] is: λ reaches 1, and the plain static model takes the guided one's place
 
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from train import resume
-from train.augment import RANDOM_NUMBERS
-from train.batches import glyph_numbers, seed_step
+from train.batches import seed_step
 from train.distributed import sync_gradients
 from train.journal import Journal
 from train.optim import clip_gradients, set_learning_rate
 from train.recipe import Recipe
 from train.schedule import learning_rate
+from train.task import Place
 from train.training import Training
 
 
@@ -64,7 +64,7 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
         resume.load_state(out, start, training.tensors(), process)
         resume.set_optimizer_step(training.optimizer, start)
 
-    batches, step, metrics = training.batches(start, stop), start, dict[str, float]()
+    parts, step, metrics = training.parts(start, stop), start, dict[str, float]()
     with (
         Journal(out, start, stop, run.batch, run.tensorboard, not process.leads) as journal,
         asked_to_stop() as signals,
@@ -73,7 +73,7 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
             lr = rate(recipe, step - 1, total, per_epoch)
             strength = training.set_guide(step - 1)
             set_learning_rate(training.optimizer, lr)
-            loss = backward(training, batches, step - 1)
+            loss = backward(training, parts, step - 1)
             norm = clip_gradients(training.model, recipe.optim.clip_norm)
             loss, stopping = process.mean(torch.tensor([loss, float(bool(signals))], device=process.device)).tolist()
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -90,7 +90,7 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
             epoch, at_epoch_end = step // per_epoch, step % per_epoch == 0
             if step == stop or (at_epoch_end and epoch % run.evaluate_every == 0):
                 metrics = training.evaluate()
-                journal.evaluated(step, epoch, recipe.schedule.epochs, loss, metrics)
+                journal.evaluated(step, epoch, recipe.schedule.epochs, loss, metrics, training.task.headline(metrics))
             if step == stop or stopping or (step % run.save_every == 0 if run.save_every else at_epoch_end):
                 resume.save_state(out, step, training.tensors(), process)
             if stopping and step < stop:
@@ -102,27 +102,21 @@ def fit(training: Training, out: Path, resuming: bool) -> Trained:
     return Trained(None, step, step // per_epoch, metrics or training.evaluate(), training.weights())
 
 
-def backward(training: Training, batches: Iterator[tuple[Tensor, Tensor]], step: int) -> float:
+def backward(training: Training, parts: Iterator[tuple[Tensor, Tensor]], step: int) -> float:
     """Adds up the gradients of this process's share of one step's batch, in parts, and returns its mean loss."""
     recipe, process, total = training.recipe, training.process, 0.0
     share = recipe.run.batch // process.world
     part_size = share // recipe.run.accumulate
-    u = glyph_numbers(recipe.run.seed, step, recipe.run.batch, RANDOM_NUMBERS)
-    ramp = min(1.0, (step + 1) / max(1.0, recipe.augment.ramp_epochs * training.order.steps_per_epoch))
     for part in range(recipe.run.accumulate):
-        pixels, labels = next(batches)
+        first, second = next(parts)
         seed_step(recipe.run.seed, step, part, process.rank)
-        first = process.rank * share + part * part_size
-        images, targets = training.augment(
-            pixels.to(process.device, non_blocking=True),
-            labels.to(process.device, non_blocking=True),
-            u[first : first + part_size].to(process.device, non_blocking=True),
-            ramp,
-        )
+        low = process.rank * share + part * part_size
+        place = Place(step, training.order.steps_per_epoch, slice(low, low + part_size))
+        inputs, targets = training.task.prepare(first, second, place)
         sync_gradients(training.parallel, wanted=part == recipe.run.accumulate - 1)
         with autocast(recipe.run.amp, process.device):
-            logits = training.parallel(images)
-            loss = training.loss(images, logits, targets) / recipe.run.accumulate
+            outputs = training.parallel(inputs)
+            loss = training.loss(inputs, outputs, targets) / recipe.run.accumulate
         loss.backward()
         total += loss.item()
     return total

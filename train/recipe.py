@@ -1,27 +1,28 @@
 """A recipe: everything that decides the outcome of a training run, as data.
 
-    [model] [data] [augment] [optim] [schedule] [run]      and where wanted  [guide] [distill]
+    task      [model] [data] [augment] [optim] [schedule] [run]      and where wanted  [guide] [distill]
 
-A recipe is a TOML file, or the recipe.json that a run leaves behind. Unknown keys are errors. Nothing here imports
-torch, so that a typo is reported at once.
+A recipe is a TOML file, or the recipe.json that a run leaves behind. Its key ``task``, "classification" where it is not
+there, says which sections and keys it may have: here are those of all tasks, in train/<task>_recipe.py the others.
+Unknown keys are errors. Nothing here imports torch, so that a typo is reported at once.
 """
 
 import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PACKAGED = Path(__file__).resolve().parent / "recipes"
+# Tasks, and the modules whose class Recipe is a recipe of theirs.
+KINDS = {"classification": "train.classification_recipe"}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # TOML has arrays only, so the one loose rule of the strict models is that an array may become a tuple.
-Triple = Annotated[tuple[float, float, float], Field(strict=False)]
-_Positive = Annotated[float, Field(gt=0)]
-PositiveTriple = Annotated[tuple[_Positive, _Positive, _Positive], Field(strict=False)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 
 
@@ -29,11 +30,13 @@ class RecipeError(ValueError):
     """A recipe cannot be used; the message names the file and the key, and says what to write instead."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a recipe."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Model(_Section):
+class Model(Section):
     """A timm name or one of ours; ``args`` go to its constructor. Classes and picture size come from the data.
 
     ``weights`` are those to start from: ``none``, a checkpoint folder, or a timm model whose weights are fetched. They
@@ -46,58 +49,25 @@ class Model(_Section):
     weights: str = "none"
 
 
-class Data(_Section):
-    """Where pictures come from, and how evaluation and the server bring them to the model's size."""
+class Data(Section):
+    """Where pictures come from."""
 
     uri: str
-    image_size: int = Field(default=224, ge=1, le=16384)
-    resize: Literal["crop", "squash"] = "crop"
-    crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
-    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: PositiveTriple = (0.229, 0.224, 0.225)
     workers: int = Field(default=0, ge=0, description="decoding processes per training process")
-    repeats: int = Field(default=1, ge=1, description="repeated augmentation: views of one picture per epoch")
 
 
-class Augment(_Section):
-    """``digits`` distorts a batch of glyphs, ``imagenet`` crops and recolours photographs, ``none`` resizes."""
-
-    kind: Literal["none", "digits", "imagenet"] = "none"
-    # imagenet
-    rand_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = Field(default=0.4, ge=0.0)
-    flip: Fraction = 0.5
-    min_area: float = Field(default=0.08, gt=0.0, le=1.0)
-    random_erasing: Fraction = 0.0
-    # digits
-    rotation: float = Field(default=12.0, ge=0.0, le=90.0, description="degrees to either side")
-    shear: float = Field(default=0.15, ge=0.0, le=1.0)
-    aspect: float = Field(default=1.25, ge=1.0, le=4.0, description="height may grow over width by this, or shrink")
-    margin: float = Field(default=0.25, ge=0.0, le=0.45, description="empty frame around the ink, of each side")
-    thickness: Fraction = 0.5
-    contrast: Fraction = 0.5
-    plain: Fraction = Field(default=0.2, description="share of pictures that are not distorted, but inverted or not")
-    ramp_epochs: float = Field(default=0.0, ge=0.0, description="all are plain at first, and fewer until this epoch")
-    # both
-    mixup: float = Field(default=0.0, ge=0.0)
-    cutmix: float = Field(default=0.0, ge=0.0)
-    mix_probability: Fraction = 1.0
-
-
-class Optim(_Section):
-    """AdamW and the loss."""
+class Optim(Section):
+    """AdamW."""
 
     lr: float = Field(gt=0.0)
     weight_decay: float = Field(default=0.05, ge=0.0)
     betas: Pair = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     clip_norm: float = Field(default=0.0, ge=0.0, description="0 clips nothing")
-    label_smoothing: Fraction = 0.0
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """Linear warm-up, then cosine; both move at every step."""
 
     epochs: int = Field(ge=1)
@@ -112,7 +82,7 @@ class Schedule(_Section):
         return self
 
 
-class Guide(_Section):
+class Guide(Section):
     """DGSSA's dynamic-guided training: static blocks use  Â = (1 - λ) A + λ S  until λ is 1, S alone from then on."""
 
     ramp: Fraction = Field(default=0.5, description="share of the steps in which λ goes from 0 to 1; 0 guides nothing")
@@ -120,17 +90,7 @@ class Guide(_Section):
     weight: float = Field(default=1.0, ge=0.0, description="β of the loss β KL(A || S), while λ is below 1")
 
 
-class Distill(_Section):
-    """(1 - weight) cross entropy + weight x the teacher's part: T² KL at temperature T, or its class as hard label."""
-
-    teacher: str = Field(default="none", description="checkpoint folder, or a timm model whose weights are fetched")
-    kind: Literal["soft", "hard"] = "soft"
-    temperature: float = Field(default=2.0, gt=0.0)
-    weight: Fraction = 0.5
-    other_names: bool = Field(default=False, description="the teacher's classes are the data's, under other names")
-
-
-class Run(_Section):
+class Run(Section):
     """How the run is carried out. ``batch`` is the whole batch of a step, over all processes and accumulation."""
 
     seed: int = Field(default=0, ge=0)
@@ -147,17 +107,16 @@ class Run(_Section):
     tensorboard: bool = False
 
 
-class Recipe(_Section):
-    """A whole recipe."""
+class Recipe(Section):
+    """What the recipes of all tasks have."""
 
     model: Model
     data: Data
-    augment: Augment = Augment()
     optim: Optim
     schedule: Schedule
     guide: Guide | None = None
-    distill: Distill = Distill()
     run: Run
+    task: str
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -183,13 +142,14 @@ def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name)
     tables = _read_tables(path)
+    kind = _kind(tables, path)
     for override in overrides:
         _apply_override(tables, override)
     try:
-        return Recipe.model_validate(tables)
+        return kind.model_validate(tables)
     except ValidationError as error:
         source = f"{path}" + (f" with --set {' '.join(overrides)}" if overrides else "")
-        raise RecipeError("\n".join(f"{source}: {_explain(e)}" for e in error.errors())) from None
+        raise RecipeError("\n".join(f"{source}: {_explain(e, kind)}" for e in error.errors())) from None
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -211,8 +171,19 @@ def _read_tables(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # both decoders' errors are ValueErrors
         raise RecipeError(f"{path} cannot be read as a recipe: {error}") from None
     if not isinstance(tables, dict):
-        raise RecipeError(f"{path} holds a {type(tables).__name__}, a recipe is a table with the keys {_keys('')}")
+        kind = type(tables).__name__
+        raise RecipeError(f"{path} holds a {kind}, a recipe is a table with the keys model, data, optim, schedule, run")
     return tables
+
+
+def _kind(tables: dict[str, Any], path: Path) -> type[Recipe]:
+    """The kind of recipe that the key ``task`` asks for."""
+    task = tables.get("task", "classification")
+    if not isinstance(task, str) or task not in KINDS:
+        raise RecipeError(f"{path}: task = {task!r}; the tasks are {', '.join(KINDS)}")
+    kind = import_module(KINDS[task]).Recipe
+    assert issubclass(kind, Recipe)
+    return kind
 
 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
@@ -234,12 +205,12 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[Recipe]) -> str:
     """One of pydantic's errors in terms of the recipe: the key, what came, what is needed."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         section, _, last = key.rpartition(".")
-        return f"unknown key {key} = {error['input']!r}; {_nearest(section, last)}"
+        return f"unknown key {key} = {error['input']!r}; {_nearest(section, last, kind)}"
     if error["type"] == "missing":
         return f"{key} is missing; the recipe must give it"
     message = error["msg"].removeprefix("Value error, ")
@@ -248,28 +219,25 @@ def _explain(error: Any) -> str:
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _nearest(section: str, key: str) -> str:
-    schema = _schema()
+def _nearest(section: str, key: str, kind: type[Recipe]) -> str:
+    schema = _schema(kind)
     inside = {name: f"{section}.{name}" for name in schema.get(section, ())} or {name: name for name in schema}
     anywhere = {name: f"{table}.{name}" for table, names in schema.items() for name in names} | inside
     # a near miss elsewhere goes before a far one here: optim.epoch is schedule.epochs, not optim.eps
     for names, cutoff in ((inside, 0.75), (anywhere, 0.75), (inside, 0.5)):
         if near := difflib.get_close_matches(key, names, n=1, cutoff=cutoff):
             return f"did you mean {names[near[0]]}?"
-    return f"the keys here are {_keys(section)}"
+    return f"the keys here are {', '.join(schema.get(section, schema))}"
 
 
-def _keys(section: str) -> str:
-    table = _schema()
-    return ", ".join(table.get(section, table) if section else table)
-
-
-def _schema() -> dict[str, dict[str, None]]:
+def _schema(kind: type[Recipe]) -> dict[str, tuple[str, ...]]:
+    """Keys by section; ``task``, which is none, has no keys."""
     found = {}
-    for name, field in Recipe.model_fields.items():
+    for name, field in kind.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))  # Guide | None has both as its arguments
-        found[name] = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, _Section))
-    return {name: dict.fromkeys(kind.model_fields) for name, kind in found.items()}
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        found[name] = tuple(sections[0].model_fields) if sections else ()
+    return found
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,28 +1,23 @@
-"""A run's parts and state: model, optimiser, average and data, and the moment in which a guided model turns static."""
+"""A run's parts and state: model, optimiser, average and task, and the moment in which a guided model turns static."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipvit.metrics import classification_metrics
 from skipvit.models import SkipVisionTransformer
 from train import build
-from train.batches import Order, TrainingPictures, load, seed_everything
+from train.batches import Order, seed_everything
 from train.distributed import Process, distribute
 from train.ema import Ema, local
 from train.optim import adamw, start_state, whole
-from train.pictures import Dataset
-from train.predict import predict
-from train.prepare import BatchTransform
 from train.recipe import Recipe, RecipeError
 from train.resume import set_optimizer_step, state_tensors
 from train.schedule import guide_strength
 from train.start import load_start
-from train.teacher import Distillation
+from train.task import Task
 
 
 @dataclass
@@ -30,57 +25,40 @@ class Training:
     """The parts of a run. ``model`` owns the weights; ``parallel`` is what is called, and may be the same."""
 
     recipe: Recipe
-    data: Dataset
+    task: Task
     process: Process
     model: nn.Module
     parallel: nn.Module
     optimizer: torch.optim.Optimizer
     ema: Ema | None
-    pictures: TrainingPictures
-    augment: BatchTransform
     order: Order
-    distillation: Distillation | None = None
     guided: bool = False  # ``model`` still has a dynamic branch beside its static matrices
     divergence: Tensor | None = None  # KL(A || S) of this process, in the last part of the last step's batch
     started_from: str = ""  # in words, where the recipe names weights
 
     @classmethod
-    def of(cls, recipe: Recipe, data: Dataset, process: Process) -> "Training":
+    def of(cls, recipe: Recipe, task: Task, process: Process) -> "Training":
         """Builds a run at its first step, and writes nothing.
 
         Raises:
             RecipeError, StrategyError: the recipe does not fit the data, the machine or the number of processes.
         """
-        order = picture_order(recipe, len(data.train.labels), process)
-        pictures = build.training_pictures(recipe, data.train)
+        order = picture_order(recipe, task, process)
         seed_everything(recipe.run.seed)  # the same first weights on every process
-        num_classes, guided = len(data.classes), build.is_guided(recipe)
-        model = build.build_model(recipe, num_classes, guided).to(process.device)
-        started_from = load_start(
-            model, recipe.model.weights, lambda: build.some_pictures(recipe, data.train, process.device)
-        )
-        return cls(
-            recipe,
-            data,
-            process,
-            *_trainable(recipe, model, process),
-            pictures,
-            build.batch_transform(recipe, num_classes),
-            order,
-            build.distillation(recipe, data.classes, process.device),
-            guided,
-            started_from=started_from,
-        )
+        guided = build.is_guided(recipe)
+        model = build.build_model(recipe, task.model_args(), guided).to(process.device)
+        started_from = load_start(model, recipe.model.weights, task.some_pictures)
+        parts = _trainable(recipe, model, process)
+        return cls(recipe, task, process, *parts, order, guided, started_from=started_from)
 
     @property
     def total(self) -> int:
         """Steps of the whole schedule."""
         return self.recipe.schedule.epochs * self.order.steps_per_epoch
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pictures (B, 3, H, W) uint8 and labels (B,): this process's parts of the steps from ``start``."""
-        order = replace(self.order, start=start, stop=stop)
-        return load(self.pictures, order, self.recipe.data.workers, pin=self.process.device.type == "cuda")
+    def parts(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's parts of the batches of the steps from ``start``, for the task to prepare."""
+        return self.task.parts(replace(self.order, start=start, stop=stop))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the run by name, sharing memory with it."""
@@ -105,18 +83,16 @@ class Training:
         A frozen branch would do as well, but DDP would wait for its gradients, FSDP gather it, and every state hold it.
         """
         before = self.tensors()
-        model = build.build_model(self.recipe, len(self.data.classes))
+        model = build.build_model(self.recipe, self.task.model_args())
         self.model, self.parallel, self.optimizer, self.ema = _trainable(self.recipe, model, self.process)
         with torch.no_grad():
             for name, tensor in self.tensors().items():
                 local(tensor).copy_(local(before[name]))
         self.guided = False
 
-    def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """What a forward pass is to be blamed for: labels, teacher, and the guide where there is one."""
-        loss = F.cross_entropy(logits.float(), targets)
-        if self.distillation is not None:
-            loss = self.distillation(images, logits.float(), loss)
+    def loss(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What a forward pass is to be blamed for: the task's loss, and the guide where there is one."""
+        loss = self.task.loss(inputs, outputs, targets)
         if self.guided and self.recipe.guide is not None:
             divergence = _family(self.model).guide_loss()
             self.divergence = divergence.detach()
@@ -136,11 +112,8 @@ class Training:
         """
         if self.guided:
             _family(self.model).set_guide(1.0)  # the next step sets its own λ
-        preprocessing = build.preprocessing_of(self.recipe.data)
-        batch, workers = self.recipe.run.batch // self.process.world, self.recipe.data.workers
         with self.ema.in_place() if self.ema is not None else nullcontext():
-            found = predict(self.parallel, self.data.held_out, preprocessing, self.process, batch, workers)
-        return classification_metrics(*found)
+            return self.task.evaluate(self.parallel)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights, whole and without a guide; every process must call this, the leading one gets them."""
@@ -151,30 +124,25 @@ class Training:
         return gathered if self.process.leads else {}
 
 
-def picture_order(recipe: Recipe, pictures: int, process: Process) -> Order:
+def picture_order(recipe: Recipe, task: Task, process: Process) -> Order:
     """The order in which this process sees the training pictures.
 
     Raises:
         RecipeError: the batch is larger than the data, or cannot be shared out.
     """
-    run = recipe.run
+    run, pictures = recipe.run, task.pictures
     if run.batch > pictures:
         raise RecipeError(f"run.batch = {run.batch} is more than the {pictures} training pictures; make it smaller")
     if run.batch % (process.world * run.accumulate):
         raise RecipeError(
             f"run.batch = {run.batch} must be a multiple of {process.world} processes x run.accumulate {run.accumulate}"
         )
-    part = run.batch // (process.world * run.accumulate)
-    if (recipe.augment.mixup or recipe.augment.cutmix) and part % 2:
-        raise RecipeError(
-            f"mixup and cutmix pair pictures: run.batch = {run.batch} over {process.world} processes and "
-            f"run.accumulate {run.accumulate} gives parts of {part}, which must be even"
-        )
+    task.check_part(run.batch // (process.world * run.accumulate))
     return Order(
         pictures,
         run.batch,
         run.seed,
-        repeats=recipe.data.repeats,
+        repeats=task.repeats,
         rank=process.rank,
         world=process.world,
         accumulate=run.accumulate,

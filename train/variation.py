@@ -18,8 +18,8 @@ from torch import Tensor
 from skipvit.checkpoints import DESCRIPTION, read_checkpoint
 from train.augment import RANDOM_NUMBERS, GlyphDistortion
 from train.batches import glyph_numbers
+from train.classification_recipe import Augment
 from train.conversion import ConversionError
-from train.recipe import Augment
 
 _VARIATION = 100  # apart from the streams of train/batches.py
 

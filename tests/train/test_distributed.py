@@ -14,9 +14,9 @@ from train import resume
 from train.digits import Glyphs, digits
 from train.distributed import Process, StrategyError, distribute, processes
 from train.loop import fit
-from train.pictures import open_data
 from train.predict import predict
 from train.recipe import RecipeError, read_recipe
+from train.task import open_task
 from train.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def single(pair: Path) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     (pair / "single").mkdir()
     recipe = read_recipe(pair / "tiny.toml")
-    return fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), pair / "single", resuming=False).weights
+    return fit(Training.of(recipe, open_task(recipe, ALONE), ALONE), pair / "single", resuming=False).weights
 
 
 def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -67,7 +67,7 @@ def test_two_processes_train_what_one_does(pair: Path, single: dict[str, torch.T
 @pytest.mark.parametrize("name", ["half-ddp", "other-half"])
 def test_one_process_goes_on_from_twos_state(pair: Path, single: dict[str, torch.Tensor], name: str) -> None:
     recipe = read_recipe(pair / "tiny.toml")
-    resumed = fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), pair / name, resuming=True)
+    resumed = fit(Training.of(recipe, open_task(recipe, ALONE), ALONE), pair / name, resuming=True)
     assert resumed.step == 12
     assert far(resumed.weights, single) < 1e-5
 
@@ -77,7 +77,7 @@ def test_two_processes_drop_the_guide_as_one_does(
     pair: Path, calm_guided: list[str], tmp_path: Path, name: str
 ) -> None:
     recipe = read_recipe(pair / "tiny.toml", calm_guided)
-    alone = fit(Training.of(recipe, open_data(recipe.data.uri), ALONE), tmp_path, resuming=False)
+    alone = fit(Training.of(recipe, open_task(recipe, ALONE), ALONE), tmp_path, resuming=False)
     assert far(load_file(pair / f"{name}.safetensors"), alone.weights) < 1e-5
 
 
@@ -85,7 +85,7 @@ def test_moments_of_shards_are_put_together(pair: Path, single: dict[str, torch.
     recipe = read_recipe(pair / "tiny.toml")
     states = []
     for name in ("fsdp1", "single"):
-        training = Training.of(recipe, open_data(recipe.data.uri), ALONE)
+        training = Training.of(recipe, open_task(recipe, ALONE), ALONE)
         state = resume.state_tensors(training.model, training.optimizer, training.ema)
         resume.load_state(pair / name, 12, state, ALONE)
         states.append({key: tensor.clone() for key, tensor in state.items()})
@@ -115,9 +115,9 @@ def test_every_picture_is_predicted_once(pair: Path) -> None:
 
 
 def test_batch_that_cannot_be_shared_out_is_refused(tiny: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(tiny, ["run.batch=63"])
+    recipe, process = read_recipe(tiny, ["run.batch=63"]), Process(0, 2, torch.device("cpu"))
     with pytest.raises(RecipeError, match=r"run.batch = 63 must be a multiple of 2 processes x run.accumulate 1"):
-        Training.of(recipe, open_data(recipe.data.uri), Process(0, 2, torch.device("cpu")))
+        Training.of(recipe, open_task(recipe, process), process)
 
 
 def test_strategies_that_do_not_fit_are_refused() -> None:

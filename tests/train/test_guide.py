@@ -14,9 +14,9 @@ from skipvit.layers.static_attention import StaticAttention
 from train import resume
 from train.distributed import Process
 from train.loop import Trained, fit
-from train.pictures import open_data
 from train.recipe import RecipeError, read_recipe
 from train.run import main
+from train.task import open_task
 from train.training import Training
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -25,7 +25,7 @@ IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2
 
 def begun(recipe: Path, overrides: list[str], *more: str) -> Training:
     read = read_recipe(recipe, [*overrides, *more])
-    return Training.of(read, open_data(read.data.uri), ALONE)
+    return Training.of(read, open_task(read, ALONE), ALONE)
 
 
 def run(recipe: Path, out: Path, overrides: list[str], *more: str, resuming: bool = False) -> Trained:

@@ -11,8 +11,9 @@ from torch import Tensor
 from train import loop
 from train.distributed import Process
 from train.loop import Trained, TrainingError, fit
-from train.pictures import DataError, open_data
+from train.pictures import DataError
 from train.recipe import RecipeError, read_recipe
+from train.task import open_task
 from train.training import Training
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -21,7 +22,7 @@ ALONE = Process(0, 1, torch.device("cpu"))
 def run(recipe: Path, out: Path, *overrides: str, resuming: bool = False) -> Trained:
     read = read_recipe(recipe, overrides)
     out.mkdir(exist_ok=True)
-    return fit(Training.of(read, open_data(read.data.uri), ALONE), out, resuming)
+    return fit(Training.of(read, open_task(read, ALONE), ALONE), out, resuming)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

@@ -115,6 +115,13 @@ def test_json_that_is_no_table_is_refused(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+@pytest.mark.parametrize("task", ['"detection"', "3"])
+def test_unknown_task_is_refused(tiny: Path, task: str) -> None:
+    tiny.write_text(f"task = {task}\n{tiny.read_text()}")
+    with pytest.raises(RecipeError, match=r"task = .*; the tasks are classification"):
+        read_recipe(tiny)
+
+
 def test_bare_names_are_packaged_recipes() -> None:
     assert find_recipe("digits_vit") == find_recipe("digits_vit.toml") == PACKAGED / "digits_vit.toml"
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from tests.no_room import no_room
 from train.distributed import Process
 from train.loop import fit
-from train.pictures import open_data
 from train.recipe import read_recipe
 from train.resume import ResumeError, latest_step, save_state
+from train.task import open_task
 from train.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def test_killed_and_stopped_runs_end_bit_for_bit_the_same(tiny: Path, tmp_path: 
 def fitted(recipe: Path, out: Path, *overrides: str, resuming: bool = False) -> dict[str, torch.Tensor]:
     read = read_recipe(recipe, overrides)
     out.mkdir(exist_ok=True)
-    return fit(Training.of(read, open_data(read.data.uri), ALONE), out, resuming).weights
+    return fit(Training.of(read, open_task(read, ALONE), ALONE), out, resuming).weights
 
 
 def test_resuming_a_finished_run_gives_its_weights_again(tiny: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from train.pictures import open_data
 from train.recipe import RecipeError, read_recipe
 from train.run import main
 from train.start import load_start
+from train.task import open_task
 from train.training import Training
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -43,7 +44,7 @@ def static(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, guided: lis
 
 def begun(recipe: Path, weights: Path, *overrides: str) -> Training:
     read = read_recipe(recipe, [f"model.weights={weights}", *overrides])
-    return Training.of(read, open_data(read.data.uri), ALONE)
+    return Training.of(read, open_task(read, ALONE), ALONE)
 
 
 def test_a_checkpoints_own_weights_are_taken_to_the_bit(tiny: Path, static: Path, guided: list[str]) -> None:

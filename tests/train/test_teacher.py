@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from skipvit.transforms import Preprocessing
-from train import build
+from train import classification_build as build
 from train.distributed import Process
 from train.loop import fit
-from train.pictures import open_data
 from train.recipe import RecipeError, read_recipe
 from train.run import main
+from train.task import open_task
 from train.teacher import Distillation, open_teacher
 from train.training import Training
 
@@ -94,9 +94,9 @@ def test_teacher_sees_the_students_pictures_and_stays_as_it_is(
     tiny: Path, teacher: Path, tmp_path: Path, mixup: str
 ) -> None:
     recipe = read_recipe(tiny, [f"distill.teacher={teacher}", f"augment.mixup={mixup}", "run.steps=3"])
-    training = Training.of(recipe, open_data(recipe.data.uri), ALONE)
-    assert training.distillation is not None
-    model, seen = training.distillation.teacher, [list[Tensor](), list[Tensor]()]
+    training = Training.of(recipe, open_task(recipe, ALONE), ALONE)
+    assert training.task.distillation is not None
+    model, seen = training.task.distillation.teacher, [list[Tensor](), list[Tensor]()]
     assert not any(parameter.requires_grad for parameter in model.parameters())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for m, images in zip((model, training.model), seen, strict=True):
@@ -155,4 +155,4 @@ def test_another_preprocessing_is_refused(teacher: Path) -> None:
 def test_no_teacher_of_that_name(tiny: Path, source: str, message: str) -> None:
     recipe = read_recipe(tiny, [f"distill.teacher={source}"])
     with pytest.raises(RecipeError, match=message):
-        Training.of(recipe, open_data(recipe.data.uri), ALONE)
+        Training.of(recipe, open_task(recipe, ALONE), ALONE)

@@ -14,6 +14,7 @@ from train.loop import Trained, fit
 from train.pictures import open_data
 from train.predict import predict
 from train.recipe import read_recipe
+from train.task import open_task
 from train.training import Training
 
 if __name__ == "__main__":
@@ -24,7 +25,8 @@ if __name__ == "__main__":
 
         def run(name: str, *overrides: str, resuming: bool = False) -> Trained:
             (out / name).mkdir(exist_ok=True)
-            return fit(Training.of(read_recipe(recipe, overrides), data, process), out / name, resuming)
+            read = read_recipe(recipe, overrides)
+            return fit(Training.of(read, open_task(read, process), process), out / name, resuming)
 
         for strategy in ("ddp", "fsdp"):
             for accumulate in (1, 2):
