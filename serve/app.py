@@ -21,6 +21,7 @@ from serve.openapi import CLASSIFY, openapi_of
 from serve.pages import page_routes
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
+from serve.samples import add_sample_route
 from serve.settings import Settings
 from serve.status import add_status_routes
 
@@ -62,10 +63,12 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     classify = Classify(settings, repository, admission, decoding, metrics)
     app.router.routes.insert(0, Route(CLASSIFY, classify, methods=["POST", "PUT"], include_in_schema=False))
     add_status_routes(app, repository)
+    add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestError, _http_error)
     paths = [route.path for route in app.routes if isinstance(route, Route)]
     app.add_middleware(Doorway, metrics=metrics, routes=paths, access_log=settings.access_log)
     return app
@@ -94,18 +97,15 @@ def _metrics_endpoint(metrics: Metrics) -> Callable[[Request], Awaitable[Respons
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405 in the words of this server."""
+    """Errors of routes that know how to say them, and Starlette's own 404 and 405 in the words of this server."""
+    said = error if isinstance(error, RequestError) else _explain(request, error)
+    headers = {**(getattr(error, "headers", None) or {}), **said.headers}
+    status = getattr(error, "status_code", said.status)
+    return Response(said.body(request.scope[REQUEST_ID]), status, headers=headers, media_type="application/json")
+
+
+def _explain(request: Request, error: Exception) -> RequestError:
     assert isinstance(error, HTTPException)
-    said = _explain(request, error)
-    return Response(
-        said.body(request.scope[REQUEST_ID]),
-        error.status_code,
-        headers={**(error.headers or {}), **said.headers},
-        media_type="application/json",
-    )
-
-
-def _explain(request: Request, error: HTTPException) -> RequestError:
     path = request.scope["path"]
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")

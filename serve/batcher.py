@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from serve.engine import Engine, Probabilities
+from serve.engine import Engine, Rows
 from serve.errors import EngineFailed, NotReady
 from serve.ticket import Ticket
 
@@ -60,7 +60,7 @@ class Batcher:
         self._idle = 0
         self._closing = False
         self._death: BaseException | None = None
-        self._deliver: Callable[[Callable[[], None]], object] = _call_now
+        self._deliver: Callable[[Callable[[], None]], object] = call_now
         self._report: Callable[[BatchReport], None] = _ignore
 
     def start(
@@ -213,16 +213,16 @@ class Batcher:
         else:
             infer_s = time.perf_counter() - started
             for ticket, row in zip(batch, rows, strict=True):
-                ticket.probabilities, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
+                ticket.result, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
         self._finish(batch)
 
-    def _rows(self, batch: list[Ticket]) -> Probabilities:
+    def _rows(self, batch: list[Ticket]) -> Rows:
         pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
         stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
         rows = self._engine.run(np.ascontiguousarray(stacked))
-        if rows.ndim != 2 or len(rows) != len(batch):
+        if rows.ndim < 2 or len(rows) != len(batch):
             raise RuntimeError(f"engine returned shape {rows.shape} for a batch of {len(batch)}")
-        if not np.isfinite(rows).all():
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             raise RuntimeError("engine returned values that are not finite")
         return rows
 
@@ -234,7 +234,7 @@ class Batcher:
             try:
                 if len(batch) == 1:
                     raise error
-                ticket.probabilities = self._rows([ticket])[0]
+                ticket.result = self._rows([ticket])[0]
                 ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
             except Exception:  # this is the picture that the engine fails on, and it fails alone
                 ticket.error = EngineFailed(
@@ -270,7 +270,8 @@ def _out_of_service(name: str) -> NotReady:
     return NotReady(f"model {name!r} is out of service: its engine stopped", "restart the server and see its log")
 
 
-def _call_now(callback: Callable[[], None]) -> None:
+def call_now(callback: Callable[[], None]) -> None:
+    """A ``deliver`` that finishes tickets in the thread that ran them."""
     callback()
 
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import Admission
 from serve.asgi import Body, ClientGone, header, send_error, send_json
 from serve.doorway import NOTES, REQUEST_ID
-from serve.engine import Probabilities
+from serve.engine import Rows
 from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
 from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
@@ -80,7 +80,7 @@ class Classify:
         self._metrics.stage("read", read_s)
         upload = await self._parse(header(scope, b"content-type"), raw)
         parameters = {**query, **upload.parameters}
-        model = self._repository.get(parse_model(parameters.get("model")))
+        model = self._repository.get(parse_model(parameters.get("model")), "classification")
         top_k = parse_top_k(parameters.get("top_k"), DEFAULT_TOP_K)
         scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
         tickets = await self._predict(model, upload.pictures, receive)
@@ -178,17 +178,17 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 
 
 def _result(model: ServedModel, picture: Picture, ticket: Ticket, top_k: int) -> dict[str, Any]:
-    if ticket.error is not None or ticket.probabilities is None:
+    if ticket.error is not None or ticket.result is None:
         return {"file": picture.name, "error": ticket.error.as_dict() if ticket.error else None}
     return {
         "file": picture.name,
-        "predictions": top_predictions(ticket.probabilities, model.labels, top_k),
+        "predictions": top_predictions(ticket.result, model.labels, top_k),
         "timing_ms": {"decode": _ms(ticket.decode_s), "queue": _ms(ticket.queue_s), "infer": _ms(ticket.infer_s)},
         "batch_size": ticket.batch_size,
     }
 
 
-def top_predictions(probabilities: Probabilities, labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def top_predictions(probabilities: Rows, labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """The ``top_k`` likeliest classes, best first; all of them if there are fewer."""
     best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
     values = probabilities[best].tolist()

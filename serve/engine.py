@@ -1,4 +1,4 @@
-"""Engines: whatever turns a batch of pixels into probabilities, behind one protocol."""
+"""Engines: whatever turns a batch of pixels into one result per row, behind one protocol."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,18 +7,19 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from serve.tasks import Contract, contract_of
 from skipvit.artifacts import ArtifactCorrupt, Entry
 from skipvit.transforms import Pixels
 
-Probabilities = npt.NDArray[np.float32]
-OUTPUT = "probabilities"
+Rows = npt.NDArray[Any]
+_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 class Engine(Protocol):
     """Runs one model. ``run`` is called from several threads at once."""
 
-    def run(self, batch: Pixels) -> Probabilities:
-        """Returns (B, classes) float32 for a (B, height, width, 3) uint8 batch."""
+    def run(self, batch: Pixels) -> Rows:
+        """Returns one row for each row of a uint8 batch: float32 probabilities (B, classes), or restored pixels."""
 
     def close(self) -> None:
         """Frees what the engine holds; ``run`` is not called after it."""
@@ -31,61 +32,105 @@ class OnnxCpuEngine:
     of N callers with N threads each, and spinning threads would take the cores from the decoders.
     """
 
-    def __init__(self, path: Path, input_name: str, height: int, width: int) -> None:
+    def __init__(self, path: Path, input_name: str, contract: Contract) -> None:
         self._path = path
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        self._contract = contract
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(path), _options(contract), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own error classes, without a common public base
-            reason = " ".join(str(error).split())[:300]
-            raise ArtifactCorrupt(f"{path} cannot be loaded by ONNX Runtime ({reason}); export it again") from None
+            raise ArtifactCorrupt(
+                f"{path} cannot be loaded by ONNX Runtime ({_reason(error)}); export it again"
+            ) from None
         self._input = input_name
-        self.classes = self._check_graph(height, width)
+        self._check_input()
+        self.classes = self._check_output()
+        if contract.result is not None:
+            self._try_row(contract.result)
 
     @classmethod
     def from_entry(cls, entry: Entry) -> "OnnxCpuEngine":
         """Opens the first model file of a repository's entry."""
-        size = entry.preprocessing
-        return cls(entry.model_path(), entry.manifest.inputs[0].name, size.height, size.width)
+        return cls(entry.model_path(), entry.manifest.inputs[0].name, contract_of(entry))
 
-    def _check_graph(self, height: int, width: int) -> int:
-        """Compares the graph with what the manifest promised, and returns its number of classes."""
+    def _check_input(self) -> None:
+        """Compares the graph's input with what the manifest promised."""
         inputs = {node.name: node for node in self._session.get_inputs()}
         if list(inputs) != [self._input]:
             raise ArtifactCorrupt(
                 f"{self._path} has inputs {sorted(inputs)}, its manifest says {self._input!r}; export it again"
             )
         node = inputs[self._input]
-        wanted = [height, width, 3]
-        if node.type != "tensor(uint8)" or len(node.shape) != 4 or node.shape[1:] != wanted:
+        row = self._contract.row
+        if node.type != "tensor(uint8)" or not _admits(node.shape[1:], row):
             raise ArtifactCorrupt(
-                f"{self._path} takes {node.type} {node.shape}, its manifest says tensor(uint8) {['batch', *wanted]}; "
+                f"{self._path} takes {node.type} {node.shape}, its manifest says tensor(uint8) {['batch', *row]}; "
                 "export it again"
             )
         if isinstance(node.shape[0], int):
             raise ArtifactCorrupt(
                 f"{self._path} takes batches of {node.shape[0]} only; export it again with a dynamic batch"
             )
-        return self._check_output({out.name: out for out in self._session.get_outputs()})
 
-    def _check_output(self, outputs: dict[str, Any]) -> int:
-        if OUTPUT not in outputs:
-            raise ArtifactCorrupt(f"{self._path} has outputs {sorted(outputs)}, not {OUTPUT!r}; export it again")
-        shape = outputs[OUTPUT].shape
-        if outputs[OUTPUT].type != "tensor(float)" or len(shape) != 2 or not isinstance(shape[1], int):
+    def _check_output(self) -> int:
+        """Compares the graph's output with what its task needs, and returns its number of classes, 0 if none."""
+        outputs = {node.name: node for node in self._session.get_outputs()}
+        contract = self._contract
+        if contract.output not in outputs:
             raise ArtifactCorrupt(
-                f"{self._path}: {OUTPUT} is {outputs[OUTPUT].type} {shape}, needed is tensor(float) [batch, classes]; "
-                "export it again"
+                f"{self._path} has outputs {sorted(outputs)}, not {contract.output!r}; export it again"
             )
-        return int(shape[1])
+        node = outputs[contract.output]
+        shape, wanted = node.shape, contract.result or ("classes",)
+        fits = _admits(shape[1:], contract.result) if contract.result else len(shape) == 2 and isinstance(shape[1], int)
+        if node.type != _TYPES[contract.dtype] or not fits:
+            raise ArtifactCorrupt(
+                f"{self._path}: {contract.output} is {node.type} {shape}, needed is {_TYPES[contract.dtype]} "
+                f"{['batch', *wanted]}; export it again"
+            )
+        return 0 if contract.result else int(shape[1])
 
-    def run(self, batch: Pixels) -> Probabilities:
-        outputs: list[Probabilities] = self._session.run([OUTPUT], {self._input: batch})
+    def _try_row(self, result: tuple[int, ...]) -> None:
+        """Runs one row: a graph with a dynamic height and width may still not take the manifest's size of tile."""
+        row = self._contract.row
+        try:
+            found = self.run(np.zeros((1, *row), np.uint8)).shape
+        except Exception as error:
+            raise ArtifactCorrupt(
+                f"{self._path} cannot take {list(row)}, the tile of its manifest ({_reason(error)}); export it again "
+                "with a tile that the model can take"
+            ) from None
+        if found != (1, *result):
+            raise ArtifactCorrupt(
+                f"{self._path} makes {list(found[1:])} of {list(row)}, the tile of its manifest, needed is "
+                f"{list(result)}; export it again with a tile that the model can take"
+            )
+
+    def run(self, batch: Pixels) -> Rows:
+        outputs: list[Rows] = self._session.run([self._contract.output], {self._input: batch})
         return outputs[0]
 
     def close(self) -> None:
         del self._session
+
+
+def _options(contract: Contract) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if contract.result is not None:
+        # A plan of all buffers in one block makes the arena keep the largest block of every batch size that ever came.
+        options.enable_mem_pattern = False
+    return options
+
+
+def _admits(shape: list[Any], row: tuple[int, ...]) -> bool:
+    """Whether a graph's axes, of which some are named and take any size, fit a row."""
+    return len(shape) == len(row) and all(
+        not isinstance(axis, int) or axis == size for axis, size in zip(shape, row, strict=True)
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

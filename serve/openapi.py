@@ -8,8 +8,9 @@ from fastapi.openapi.utils import get_openapi
 
 from serve.classify import DEFAULT_TOP_K
 from serve.decoding import FORMATS
+from serve.tasks import ROUTES
 
-CLASSIFY = "/v1/classify"
+CLASSIFY = ROUTES["classification"]
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ID = "5f0c9d1e6a7b8c9d"

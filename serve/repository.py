@@ -8,11 +8,24 @@ from typing import Literal
 
 import numpy as np
 
-from serve.batcher import Batcher, BatchReport
+from serve.batcher import Batcher, BatchReport, call_now
 from serve.engine import Engine, OnnxCpuEngine
-from serve.errors import NotFound, nearest, quoted
+from serve.errors import BadField, NotFound, nearest, quoted
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, ArtifactCorrupt, ArtifactMissing, Entry, model_names, read_entry, versions_of
+from serve.tasks import ROUTES, contract_of
+from skipvit.artifacts import (
+    LABELS,
+    MANIFEST,
+    ArtifactCorrupt,
+    ArtifactMissing,
+    Entry,
+    model_names,
+    read_entry,
+    versions_of,
+)
+from skipvit.manifest import Task, Tiling
+from skipvit.tiling import plan
+from skipvit.transforms import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +36,32 @@ Deliver = Callable[[Callable[[], None]], object]
 class ServedModel:
     """One version of one model: what its manifest says, its engine, and the batcher in front of it."""
 
-    def __init__(self, entry: Entry, engine: Engine, settings: Settings, classes: int) -> None:
+    preprocessing: Preprocessing  # of a classifier
+    tiling: Tiling  # of a denoiser
+
+    def __init__(self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0) -> None:
         self.entry = entry
         self.name = entry.manifest.name
         self.version = str(entry.manifest.version)
+        self.task = entry.manifest.task
         self.labels = entry.labels
         self.classes = classes
-        self.preprocessing = entry.preprocessing
+        if self.task == "classification":
+            self.preprocessing = entry.preprocessing
+        else:
+            self.tiling = entry.tiling
+        self.row = contract_of(entry).row
         self.engine = engine
         self._budget_s = settings.batch_budget_ms / 1000
+        # A tile takes a hundred times as long as a classifier's picture. In the decode threads it would hold up the
+        # pictures that a classifier of the same server waits for, so denoisers have threads of their own: one per CPU,
+        # since a run uses one core, and the system shares the cores fairly between them and the decoders.
+        threads = settings.engine_threads if self.task == "classification" else settings.tile_workers
         self.batcher = Batcher(
             engine,
             max_batch=settings.max_batch,
             max_wait_s=settings.max_wait_ms / 1000,
-            threads=settings.engine_threads,
+            threads=threads,
             name=self.name,
         )
 
@@ -49,7 +74,7 @@ class ServedModel:
         largest = 1
         single_s = self._best_run_s(1)
         for size in range(2, self.batcher.max_batch + 1):
-            if self._best_run_s(size, tries=2) > self._budget_s:
+            if single_s > self._budget_s or self._best_run_s(size, tries=2) > self._budget_s:
                 break
             largest = size
         self.batcher.max_batch = largest
@@ -60,9 +85,9 @@ class ServedModel:
         )  # fmt: skip
 
     def _best_run_s(self, size: int, tries: int = 3) -> float:
-        batch = np.zeros((size, self.preprocessing.height, self.preprocessing.width, 3), np.uint8)
-        times = []
-        for _ in range(tries):
+        batch = np.zeros((size, *self.row), np.uint8)
+        times: list[float] = []
+        while len(times) < tries and sum(times) < 10 * self._budget_s:
             started = time.perf_counter()
             self.engine.run(batch)
             times.append(time.perf_counter() - started)
@@ -80,6 +105,8 @@ class Repository:
         self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
         if not self.models:
             raise ValueError("a repository needs at least one model to serve, got none")
+        # The last one that is put in under a task stays: reversed, that is the first.
+        self._firsts: Mapping[Task, ServedModel] = {model.task: model for model in reversed(self.models.values())}
         self.failure: BaseException | None = None
         self._state: State = "new"
 
@@ -109,23 +136,38 @@ class Repository:
             return "failed"
         return self._state
 
-    def get(self, name: str | None) -> ServedModel:
-        """The model called ``name``, or the first one.
+    def get(self, name: str | None, task: Task) -> ServedModel:
+        """The model called ``name``, or the first one of ``task``.
 
         Raises:
             NotFound: there is no such model; the hint has the nearest names.
+            BadField: it is a model of another task; the hint has its route.
         """
         if name is None:
-            return next(iter(self.models.values()))
-        if name not in self.models:
-            raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, self.models))
-        return self.models[name]
+            if task not in self._firsts:
+                raise NotFound("no_model", f"no model for {task} is served here", "see GET /v1/models for what is")
+            return self._firsts[task]
+        model = self.models.get(name)
+        if model is None:
+            fitting = [known.name for known in self.models.values() if known.task == task]
+            raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, fitting or self.models))
+        if model.task != task:
+            raise BadField(
+                "wrong_task",
+                f"model {name!r} is for {model.task}, and {ROUTES[task]} is for {task}",
+                f"send it to {ROUTES[model.task]}, or leave model out",
+            )
+        return model
 
     def start(self, deliver: Deliver, report: Callable[[ServedModel, BatchReport], None]) -> None:
-        """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model."""
+        """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model.
+
+        Tiles are finished where their engine runs: a thread waits for them, not the event loop.
+        """
         self._state = "warming"
         for model in self.models.values():
-            model.batcher.start(deliver, lambda batch, model=model: report(model, batch))  # type: ignore[misc]  # mypy cannot type the default
+            hand_over = deliver if model.task == "classification" else call_now
+            model.batcher.start(hand_over, lambda batch, model=model: report(model, batch))  # type: ignore[misc]  # mypy cannot type the default
 
     def warm_up(self) -> None:
         """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set."""
@@ -154,6 +196,8 @@ class Repository:
 
 
 def _open_model(entry: Entry, settings: Settings) -> ServedModel:
+    if entry.manifest.tiling is not None:
+        _check_tiling(entry)
     engine = OnnxCpuEngine.from_entry(entry)
     if entry.labels and len(entry.labels) != engine.classes:
         raise ArtifactCorrupt(
@@ -161,3 +205,11 @@ def _open_model(entry: Entry, settings: Settings) -> ServedModel:
             "classes; write one label a line, in class order"
         )
     return ServedModel(entry, engine, settings, engine.classes)
+
+
+def _check_tiling(entry: Entry) -> None:
+    tiling = entry.tiling
+    try:
+        plan(1, 1, tiling.tile, tiling.halo, tiling.multiple)
+    except ValueError as error:
+        raise ArtifactCorrupt(f"{entry.folder / MANIFEST}: {error}; export it again") from None

@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     decode_threads: int = Field(default=0, ge=0, le=256)
     """Threads that decode pictures; 0 takes one per CPU."""
     engine_threads: int = Field(default=0, ge=0, le=256)
-    """Threads of each model's own; 0 runs it in the decode threads, which on a CPU is fastest."""
+    """Threads of each classifier's own; 0 runs it in the decode threads, which on a CPU is fastest."""
+    tile_threads: int = Field(default=0, ge=0, le=256)
+    """Threads of each denoiser's own; 0 takes one per CPU."""
 
     lame_duck_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
@@ -86,3 +88,8 @@ class Settings(BaseSettings):
     def decoders(self) -> int:
         """Decode threads, resolved."""
         return self.decode_threads or available_cpus()
+
+    @property
+    def tile_workers(self) -> int:
+        """Threads of each denoiser, resolved."""
+        return self.tile_threads or available_cpus()

@@ -6,7 +6,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from serve.repository import Repository, ServedModel, State
-from skipvit.manifest import Evaluation, Parity
+from serve.tasks import SAMPLE
+from skipvit.manifest import Evaluation, Parity, Task, Tiling
 
 
 class Health(BaseModel):
@@ -24,15 +25,20 @@ class InputSize(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """One served model, as its manifest describes it."""
+    """One served model, as its manifest describes it.
+
+    A classifier has classes, labels and an input size; a denoiser has a tiling, and URLs of clean pictures to try.
+    """
 
     name: str
     version: str
-    task: str
+    task: Task
     architecture: str
     classes: int
     labels: list[str]
-    input: InputSize
+    input: InputSize | None
+    tiling: Tiling | None
+    samples: list[str]
     params: int
     macs: int
     max_batch: int
@@ -41,7 +47,7 @@ class ModelInfo(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All served models; the first is the default."""
+    """All served models; the first of its task is the default."""
 
     models: list[ModelInfo]
 
@@ -76,7 +82,7 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
 
 def _info(model: ServedModel) -> ModelInfo:
     manifest = model.entry.manifest
-    size = model.preprocessing
+    size = manifest.preprocessing
     return ModelInfo(
         name=model.name,
         version=model.version,
@@ -84,7 +90,9 @@ def _info(model: ServedModel) -> ModelInfo:
         architecture=manifest.architecture,
         classes=model.classes,
         labels=list(model.labels),
-        input=InputSize(height=size.height, width=size.width, resize=size.resize),
+        input=InputSize(height=size.height, width=size.width, resize=size.resize) if size else None,
+        tiling=manifest.tiling,
+        samples=[SAMPLE.format(name=model.name, file=file) for file in manifest.samples],
         params=manifest.params,
         macs=manifest.macs,
         max_batch=model.batcher.max_batch,

@@ -1,15 +1,15 @@
-"""A ticket: one picture between admission and answer, with what became of it and how long each stage took."""
+"""A ticket: one row of a model's input between admission and answer, with what became of it and how long it took."""
 
 import time
 from collections.abc import Callable
 
-from serve.engine import Probabilities
+from serve.engine import Rows
 from serve.errors import RequestError
 from skipvit.transforms import Pixels
 
 
 class Ticket:
-    """One picture between admission and answer. ``on_done`` is called once, where ``deliver`` runs it."""
+    """One picture or tile between admission and answer. ``on_done`` is called once, where ``deliver`` runs it."""
 
     __slots__ = (
         "abandoned",
@@ -19,8 +19,8 @@ class Ticket:
         "infer_s",
         "on_done",
         "pixels",
-        "probabilities",
         "queue_s",
+        "result",
         "waiting_since",
     )
 
@@ -28,7 +28,7 @@ class Ticket:
         self.on_done = on_done
         self.abandoned = False  # set by whoever no longer wants the answer
         self.pixels: Pixels | None = None
-        self.probabilities: Probabilities | None = None  # (classes,)
+        self.result: Rows | None = None  # the model's row for it: (classes,) float32, or uint8 pixels
         self.error: RequestError | None = None
         self.batch_size = 0
         self.decode_s = self.queue_s = self.infer_s = 0.0

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from serve.app import create_app
-from serve.engine import OnnxCpuEngine, Probabilities
+from serve.engine import OnnxCpuEngine, Rows
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, read_entry, sha256_of
@@ -145,7 +145,7 @@ class HeldEngine:
         self.gate.set()
         self.entered = self.seen = 0
 
-    def run(self, batch: Pixels) -> Probabilities:
+    def run(self, batch: Pixels) -> Rows:
         self.entered += len(batch)
         assert self.gate.wait(20)
         self.seen += len(batch)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from serve.app import create_app
-from serve.engine import Probabilities
+from serve.engine import Rows
 from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.transforms import Pixels
@@ -218,7 +218,7 @@ def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path, engine_thread
         repository, engine = held_repository(models_dir, settings)
         async with in_process(repository, settings) as client:
 
-            def die(batch: Pixels) -> Probabilities:
+            def die(batch: Pixels) -> Rows:
                 raise SystemExit("out of memory, say")
 
             engine.run = die  # type: ignore[method-assign]
@@ -241,7 +241,7 @@ def test_an_engine_error_is_a_500_without_internals(models_dir: Path, engine_thr
         repository, engine = held_repository(models_dir, settings)
         async with in_process(repository, settings) as client:
 
-            def fail(batch: Pixels) -> Probabilities:
+            def fail(batch: Pixels) -> Rows:
                 raise RuntimeError("secret detail of /etc/passwd")
 
             works, engine.run = engine.run, fail  # type: ignore[method-assign]
@@ -263,7 +263,7 @@ def test_the_engines_own_time_is_told_apart(models_dir: Path) -> None:
         async with in_process(repository, SETTINGS) as client:
             works = engine.run
 
-            def slow(batch: Pixels) -> Probabilities:
+            def slow(batch: Pixels) -> Rows:
                 time.sleep(0.03)
                 return works(batch)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve.batcher import Batcher, BatchReport
-from serve.engine import Probabilities
+from serve.engine import Rows
 from serve.ticket import Ticket
 from skipvit.transforms import Pixels
 
@@ -27,7 +27,7 @@ class FakeEngine:
         self.run_s = run_s
         self.fatal: BaseException | None = None
 
-    def run(self, batch: Pixels) -> Probabilities:
+    def run(self, batch: Pixels) -> Rows:
         self.entered.release()
         assert self.gate.wait(10)
         if self.fatal is not None:
@@ -92,8 +92,8 @@ def test_alone_is_not_delayed() -> None:
         ticket = pictures.put(7)
         pictures.wait(1)
         assert time.monotonic() - started < 1.0
-        assert ticket.probabilities is not None
-        assert ticket.probabilities.tolist() == [7.0]
+        assert ticket.result is not None
+        assert ticket.result.tolist() == [7.0]
         assert ticket.batch_size == 1
     assert pictures.reports == [BatchReport(1, "idle")]
 
@@ -108,7 +108,7 @@ def test_what_waits_rides_together_and_is_split_exactly() -> None:
         engine.gate.set()
         pictures.wait(6)
     assert engine.batches == [[1], [2, 3, 4, 5], [6]]
-    assert [t.probabilities.item() for t in [first, *tickets] if t.probabilities is not None] == [1, 2, 3, 4, 5, 6]
+    assert [t.result.item() for t in [first, *tickets] if t.result is not None] == [1, 2, 3, 4, 5, 6]
     assert [t.batch_size for t in tickets] == [4, 4, 4, 4, 1]
     assert [r.reason for r in pictures.reports] == ["idle", "full", "idle"]
     assert pictures.deliveries == 3  # one wake-up per batch
@@ -153,7 +153,7 @@ def test_abandoned_pictures_are_not_computed() -> None:
         gone.abandoned = True
         engine.gate.set()
         pictures.wait(2)
-        assert stays.probabilities is not None
+        assert stays.result is not None
     assert engine.batches == [[1], [3]]
 
 
@@ -178,7 +178,7 @@ def test_poison_fails_alone() -> None:
 
 def test_nan_fails_alone() -> None:
     class NanEngine(FakeEngine):
-        def run(self, batch: Pixels) -> Probabilities:
+        def run(self, batch: Pixels) -> Rows:
             rows = super().run(batch)
             rows[rows == 5] = np.nan
             return rows
@@ -194,7 +194,7 @@ def test_nan_fails_alone() -> None:
 
 def test_a_wrong_number_of_answers_is_an_error_not_a_mix_up() -> None:
     class ShortEngine(FakeEngine):
-        def run(self, batch: Pixels) -> Probabilities:
+        def run(self, batch: Pixels) -> Rows:
             return super().run(batch)[:-1]
 
     with running(ShortEngine()) as pictures:
@@ -341,5 +341,5 @@ def test_thousand_pictures_from_many_threads_all_get_their_own_answer(threads: i
             producer.join()
         pictures.wait(1000)
     for value, ticket in tickets:
-        assert ticket.probabilities is not None
-        assert ticket.probabilities.item() == value
+        assert ticket.result is not None
+        assert ticket.result.item() == value

@@ -9,6 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 
 from serve.openapi import CLASSIFY
+from serve.tasks import SAMPLE
 from tests.serve.servers import png
 
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
@@ -20,6 +21,7 @@ OPERATIONS = [
     ("GET", "/livez", POSITIVE),
     ("GET", "/readyz", POSITIVE),
     ("GET", "/v1/models", POSITIVE),
+    ("GET", SAMPLE, POSITIVE),
 ]
 # Random bytes are no picture and a random name no model: what fits the schema may well be refused.
 IGNORED = [schemathesis.checks.positive_data_acceptance]
@@ -53,7 +55,7 @@ def test_real_answers_have_the_described_shape(api: Any, url: str) -> None:
 
 def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
     spec = httpx.get(f"{url}/openapi.json").json()
-    assert list(spec["paths"]) == [CLASSIFY, "/livez", "/readyz", "/v1/models"]
+    assert list(spec["paths"]) == [CLASSIFY, "/livez", "/readyz", "/v1/models", SAMPLE]
     post = spec["paths"][CLASSIFY]["post"]
     assert set(post["requestBody"]["content"]) == {
         "image/*",

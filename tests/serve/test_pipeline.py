@@ -9,7 +9,7 @@ import pytest
 
 from serve.batcher import Batcher
 from serve.decoding import ImageLimits
-from serve.engine import Probabilities
+from serve.engine import Rows
 from serve.pipeline import DecodeStage, Job
 from serve.ticket import Ticket
 from skipvit.transforms import Pixels, Preprocessing
@@ -24,7 +24,7 @@ class Echo:
     def __init__(self, mark: int) -> None:
         self.mark = mark
 
-    def run(self, batch: Pixels) -> Probabilities:
+    def run(self, batch: Pixels) -> Rows:
         return batch[:, 0, 0, :1].astype(np.float32) + self.mark
 
     def close(self) -> None:
@@ -76,8 +76,8 @@ def test_every_picture_comes_back_once_with_its_own_answer(
             assert ticket.error is not None
             assert ticket.error.status == 400
         else:
-            assert ticket.probabilities is not None
-            assert ticket.probabilities.item() == value
+            assert ticket.result is not None
+            assert ticket.result.item() == value
             assert ticket.decode_s > 0
 
 

@@ -12,7 +12,6 @@ from serve.errors import NotFound
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, ArtifactError, read_entry, sha256_of
-from skipvit.transforms import Preprocessing
 from tests.serve.servers import CLASSES, brightness_model, write_model
 
 SETTINGS = Settings(engine_threads=1)
@@ -113,10 +112,10 @@ def test_the_latest_version_of_every_model_is_served(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()  # not a model, and no reason to fail
     repository = Repository.open(tmp_path, SETTINGS)
     assert [(m.name, m.version) for m in repository.models.values()] == [("a", "3"), ("b", "12")]
-    assert repository.get(None).name == "a"
-    assert repository.get("b").name == "b"
+    assert repository.get(None, "classification").name == "a"
+    assert repository.get("b", "classification").name == "b"
     with pytest.raises(NotFound, match="there is no model 'c'") as caught:
-        repository.get("c")
+        repository.get("c", "classification")
     assert "a, b" in caught.value.hint
 
 
@@ -124,7 +123,7 @@ def test_a_model_without_labels_answers_with_class_numbers(tmp_path: Path) -> No
     folder = write_model(tmp_path)
     (folder.parent / LABELS).unlink()
     rehash(folder)
-    assert Repository.open(tmp_path, SETTINGS).get(None).labels == ()
+    assert Repository.open(tmp_path, SETTINGS).get(None, "classification").labels == ()
 
 
 @pytest.mark.parametrize(("run_s", "largest"), [(0.0, 8), (0.05, 1)])
@@ -151,7 +150,7 @@ def test_a_warm_up_that_fails_is_kept_for_the_caller(tmp_path: Path) -> None:
     entry = read_entry(tmp_path, "shades")
     engine = OnnxCpuEngine.from_entry(entry)
     model = ServedModel(entry, engine, SETTINGS, CLASSES)
-    model.preprocessing = Preprocessing(height=9, width=9)  # not what the graph takes
+    model.row = (9, 9, 3)  # not what the graph takes
     repository = Repository([model])
     repository.warm_up()
     assert repository.state == "failed"
