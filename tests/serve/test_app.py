@@ -283,7 +283,7 @@ def test_our_own_mistake_is_a_500_without_internals(
     def broken(*args: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("serve.classify.parse_upload", broken)
+    monkeypatch.setattr("serve.intake.parse_upload", broken)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         response = await client.post("/v1/classify", content=png(), headers={**PNG, "X-Request-ID": "find-me"})

@@ -1,0 +1,112 @@
+"""The way in that all inference routes share: is the server ready, is there room, read the body, find its parts."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from serve.admission import Admission
+from serve.asgi import Body, header, send_error
+from serve.doorway import NOTES, REQUEST_ID
+from serve.errors import NotReady, RequestError, WrongContentType, quoted
+from serve.metrics import Metrics
+from serve.parameters import parse_model, parse_query
+from serve.repository import Repository, ServedModel
+from serve.settings import Settings
+from serve.uploads import Picture, Upload, Wanted, parse_upload
+from skipvit.manifest import Task
+
+# A form or JSON body of this size takes milliseconds to parse, which the event loop should not spend.
+_PARSE_IN_THREAD_BYTES = 256 << 10
+
+_NOT_READY = {
+    "new": "the server is starting",
+    "warming": "the models are warming up",
+    "failed": "a model is out of service",
+    "closed": "the server is shutting down",
+}
+
+
+@dataclass(slots=True)
+class Order:
+    """A request that was read and parsed: for which model, what came, and how it can be answered."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    body: Body
+    model: ServedModel
+    pictures: list[Picture]
+    parameters: dict[str, Any]
+    started: float
+    read_s: float
+
+    @property
+    def request_id(self) -> str:
+        request_id: str = self.scope[REQUEST_ID]
+        return request_id
+
+
+class Intake:
+    """Turns requests into orders, and whatever is wrong with one into its answer."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        admission: Admission,
+        metrics: Metrics,
+        task: Task,
+        wanted: Wanted,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._admission = admission
+        self._metrics = metrics
+        self._task: Task = task
+        self._wanted = wanted
+
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, answer: Callable[[Order], Awaitable[None]]
+    ) -> None:
+        """Takes one request; ``answer`` sends the response, or raises a RequestError before it sent anything."""
+        started = time.perf_counter()
+        body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
+        try:
+            await answer(await self._order(scope, receive, send, body, started))
+        except RequestError as error:
+            if error.status in (413, 429, 503):
+                self._metrics.rejected(error.code)
+            await send_error(send, error, scope[REQUEST_ID], body)
+        finally:
+            body.release()
+            self._metrics.stage("total", time.perf_counter() - started)
+
+    async def _order(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> Order:
+        query = parse_query(scope["query_string"], self._wanted.parameters)
+        state = self._repository.state
+        if state in _NOT_READY:
+            raise NotReady(_NOT_READY[state])
+        if (encoding := header(scope, b"content-encoding").strip().lower()) not in ("", "identity"):
+            raise WrongContentType(
+                "wrong_content_encoding",
+                f"the body is encoded as {quoted(encoding)}",
+                "send it as it is: pictures are compressed already",
+            )
+        self._admission.check()  # before the body is read: shedding load must be cheap
+        raw = await body.read()
+        read_s = time.perf_counter() - started
+        self._metrics.stage("read", read_s)
+        upload = await self._parse(header(scope, b"content-type"), raw)
+        parameters = {**query, **upload.parameters}
+        model = self._repository.get(parse_model(parameters.get("model")), self._task)
+        scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
+        return Order(scope, receive, send, body, model, upload.pictures, parameters, started, read_s)
+
+    async def _parse(self, content_type: str, raw: bytes) -> Upload:
+        if len(raw) > _PARSE_IN_THREAD_BYTES and not content_type.startswith(f"{self._wanted.medium}/"):
+            return await asyncio.to_thread(parse_upload, content_type, raw, self._wanted)
+        return parse_upload(content_type, raw, self._wanted)
