@@ -2,6 +2,7 @@
 
     RequestError
     ├── BadImage           400  empty, truncated, not an image, contradicting its own header
+    ├── BadVideo           400  the same of a clip, or a frame rate that cannot be
     ├── NotFound           404  no such model or path
     ├── WrongMethod        405  the path exists, the method does not
     ├── BodyTimeout        408  the body did not arrive in time
@@ -44,6 +45,12 @@ class RequestError(Exception):
 
 class BadImage(RequestError):
     """The bytes are no picture that can be read."""
+
+    status = 400
+
+
+class BadVideo(RequestError):
+    """The bytes are no clip that can be read."""
 
     status = 400
 

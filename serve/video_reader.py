@@ -1,0 +1,216 @@
+"""Decoding in a process of its own: what hostile bytes can take from it is memory and time with a limit on both.
+
+The child reads one line of JSON (limits, and how to call the clip) and the clip's bytes from its standard input, and
+writes to its standard output, each message a line of JSON: the header; for each frame its time, followed by its
+pixels; the notes at the end; or an error. It holds one frame at a time, and blocks while nobody reads. Its limits are
+those that the system keeps (memory, CPU time, no files written); on systems without them it still is another process.
+
+The parent believes nothing: it counts frames and pixels again, and a child that dies is a clip that cannot be decoded.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+
+from serve.errors import BadVideo, RequestError, TooLarge, internal_error
+from serve.video_frames import ClipHeader, TimedFrame, VideoLimits
+
+logger = logging.getLogger(__name__)
+
+_MAX_LINE = 1 << 16
+_ERRORS: dict[int, type[RequestError]] = {400: BadVideo, 413: TooLarge}
+
+
+class ClipReader:
+    """A clip being decoded by a child process: ``header``, then frames by iterating, then ``notes``.
+
+    Used by one thread; only ``close`` may be called from another, and ends the child at once.
+    """
+
+    def __init__(self, data: bytes, limits: VideoLimits, what: str) -> None:
+        """Starts decoding, and waits for the first frame's header.
+
+        Raises:
+            BadVideo: the bytes are no clip that can be read.
+            TooLarge: it is over a limit.
+        """
+        self._limits = limits
+        self._what = what
+        self.notes: list[str] = []
+        root = str(Path(__file__).resolve().parents[1])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "serve.video_reader"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        try:
+            self._send(data)
+            self.header = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child, whatever it is doing."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        shape = (self.header.height, self.header.width, 3)
+        size = shape[0] * shape[1] * 3
+        for _ in range(self._limits.max_frames + 1):
+            message = self._receive()
+            if "notes" in message:
+                self.notes = [str(note) for note in message["notes"]]
+                return
+            pixels = np.frombuffer(self._exactly(size), np.uint8).reshape(shape)
+            yield TimedFrame(pixels, Fraction(*message["time"]), Fraction(*message["duration"]))
+        raise self._given_up()
+
+    def _send(self, data: bytes) -> None:
+        assert self._child.stdin is not None
+        order = {"limits": asdict(self._limits), "what": self._what}
+        with suppress(BrokenPipeError):  # the child died; what it said, or how, is found when it is read from
+            self._child.stdin.write(json.dumps(order).encode() + b"\n")
+            self._child.stdin.write(data)
+            self._child.stdin.close()
+
+    def _read_header(self) -> ClipHeader:
+        message = self._receive()
+        header = ClipHeader(**{**message, "notes": tuple(message["notes"])})
+        if not 0 < header.width * header.height <= self._limits.max_frame_pixels:
+            raise self._given_up()
+        return header
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline(_MAX_LINE)
+        if not line.endswith(b"\n"):
+            raise self._given_up()
+        message: dict[str, Any] = json.loads(line)
+        if "failure" in message:
+            logger.error("decoding a clip failed: %s", message["failure"])
+            raise internal_error()
+        if "error" in message:
+            error = message["error"]
+            raise _ERRORS[error.pop("status")](**error)
+        return message
+
+    def _exactly(self, size: int) -> bytes:
+        assert self._child.stdout is not None
+        data = self._child.stdout.read(size)
+        if len(data) < size:
+            raise self._given_up()
+        return data
+
+    def _given_up(self) -> RequestError:
+        """What a child that died, or said nonsense, means for the clip."""
+        self._child.kill()
+        code = self._child.wait()
+        limits = self._limits
+        if code == -signal.SIGXCPU:
+            return TooLarge(
+                "video_too_slow",
+                f"decoding {self._what} took more than {limits.cpu_s:g} s of computing",
+                "send a shorter or smaller clip, or one of an older codec such as H.264",
+            )
+        if code == -signal.SIGKILL or code == _OUT_OF_MEMORY:
+            return TooLarge(
+                "video_too_large",
+                f"decoding {self._what} took more than {limits.memory_bytes >> 20} MiB of memory",
+                "send a shorter or smaller clip",
+            )
+        return BadVideo(
+            "bad_video",
+            f"{self._what} cannot be decoded: the decoder stopped in the middle of it",
+            "check that it plays, and convert it, for example: ffmpeg -i CLIP clip.mp4",
+        )
+
+
+# --- the child ---
+
+_OUT_OF_MEMORY = 77
+
+
+def main() -> int:
+    """Decodes what is on standard input; returns the exit code."""
+    order = json.loads(sys.stdin.buffer.readline())
+    limits = VideoLimits(**order["limits"])
+    out = sys.stdout.buffer
+    try:
+        _limit_this_process(limits)
+        _decode(sys.stdin.buffer.read(), limits, order["what"], out)
+    except RequestError as error:
+        _say(out, {"error": {"status": error.status, **error.as_dict()}})
+    except MemoryError:
+        return _OUT_OF_MEMORY
+    except Exception:  # our own mistake, which the server's log should have
+        _say(out, {"failure": traceback.format_exc()[-_MAX_LINE // 2 :]})
+    return 0
+
+
+def _decode(data: bytes, limits: VideoLimits, what: str, out: IO[bytes]) -> None:
+    from serve.video_decoding import ClipDecoder  # needs PyAV, which a server without video models does without
+
+    clip = ClipDecoder(data, limits, what)
+    _say(out, asdict(clip.header))
+    for frame in clip:
+        times = {"time": frame.time.as_integer_ratio(), "duration": frame.duration.as_integer_ratio()}
+        _say(out, times, flush=False)
+        out.write(np.ascontiguousarray(frame.pixels).data)
+        out.flush()
+    _say(out, {"notes": clip.notes})
+
+
+def _say(out: IO[bytes], message: dict[str, Any], flush: bool = True) -> None:
+    out.write(json.dumps(message).encode() + b"\n")
+    if flush:
+        out.flush()
+
+
+def _limit_this_process(limits: VideoLimits) -> None:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has none of these
+        return
+    seconds = max(1, round(limits.cpu_s))
+    for kind, soft, hard in (
+        (resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
+        (resource.RLIMIT_CPU, seconds, seconds + 5),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
+    ):
+        with suppress(OSError, ValueError):  # a system may keep a lower limit already, or know none of the kind
+            resource.setrlimit(kind, (soft, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
