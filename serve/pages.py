@@ -10,8 +10,9 @@ from starlette.routing import Route
 _FOLDER = Path(__file__).parent / "page"
 # Nothing of the page comes from elsewhere, and nothing else may embed it.
 _SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -25,15 +26,7 @@ _URLS = {
     "/": "index.html",
     "/docs": "docs.html",
     "/favicon.ico": "favicon.svg",  # browsers ask for it whatever the page says
-    "/page/answer.js": "answer.js",
-    "/page/ask.js": "ask.js",
-    "/page/compare.js": "compare.js",
-    "/page/docs.js": "docs.js",
-    "/page/draw.js": "draw.js",
-    "/page/favicon.svg": "favicon.svg",
-    "/page/page.css": "page.css",
-    "/page/page.js": "page.js",
-    "/page/parts.js": "parts.js",
+    **{f"/page/{file.name}": file.name for file in sorted(_FOLDER.iterdir()) if file.suffix in {".css", ".js", ".svg"}},
 }
 
 

@@ -1,4 +1,4 @@
-// One model's answer: its bars, and where the time went.
+// One model's answer: its bars, and, for every task, where the time went or what went wrong.
 
 import { ask } from "/page/ask.js";
 import { $, element, milliseconds, percent, showBars, showProblem } from "/page/parts.js";
@@ -21,14 +21,14 @@ function showAnswer(answer, roundTrip) {
   $("error").hidden = true;
   $("status").textContent = `${best.label}, ${percent(best.probability)} sure, says ${answer.model.name}.`;
   showBars($("bars"), result.predictions);
-  showTimes({ ...result.timing_ms, ...answer.timing_ms }, roundTrip);
+  showTimes(["read", "decode", "queue", "infer"], { ...result.timing_ms, ...answer.timing_ms }, roundTrip);
   $("batch").hidden = false;
   $("batch").textContent = result.batch_size === 1 ? "ran alone" : `rode in a batch of ${result.batch_size}`;
   $("batch").dataset.size = result.batch_size;
 }
 
-function showTimes(times, roundTrip) {
-  const stages = ["read", "decode", "queue", "infer"];
+// How the server's total splits into its stages; the page and the network are in the round trip only.
+export function showTimes(stages, times, roundTrip) {
   const rest = Math.max(0, times.total - stages.reduce((sum, stage) => sum + times[stage], 0));
   const parts = [...stages.map((stage) => [stage, times[stage]]), ["other", rest]];
   $("split").replaceChildren(...parts.map(([stage, ms]) => {

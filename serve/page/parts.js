@@ -1,4 +1,4 @@
-// What both views of an answer are made of: bars, a problem in words, figures with their units.
+// What the views of answers are made of: bars, a problem in words, figures with their units, a line for the terminal.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -37,13 +37,60 @@ export function showProblem(box, problem) {
 
 export function inWords(problem) {
   if (problem instanceof TypeError) return { message: "The server cannot be reached.", hint: "Is it still running?", id: "" };
-  const id = problem.code ? `${problem.code} · ${problem.status} · request ${problem.id}` : "";
+  const id = problem.code ? [problem.code, problem.status, `request ${problem.id}`].filter(Boolean).join(" · ") : "";
   return { message: capital(problem.message), hint: capital(problem.hint ?? ""), id };
 }
+
+// The command that sends the same from a terminal, and the file it sends where the page made that.
+export function showCurl(lines, made) {
+  $("curl").textContent = lines.join("\n");
+  URL.revokeObjectURL($("download").href);
+  if (made) {
+    $("download").href = URL.createObjectURL(made.blob);
+    $("download").download = made.name;
+    $("download").textContent = `Download ${made.name}`;
+  }
+  $("download-line").hidden = !made;
+}
+
+export function curlLine(name, headers, url, output = null) {
+  const globs = /[[\]{}]/.test(name) ? "-g " : "";  // curl would take brackets in a file's name for a pattern
+  const fields = Object.entries(headers).map(([key, value]) => ` -H '${key}: ${value}'`).join("");
+  const target = output ? ` -o ${quoted(output)}` : "";
+  return `curl ${globs}-T ${quoted(name.startsWith("-") ? `./${name}` : name)}${fields} ${quoted(location.origin + url)}${target}`;
+}
+
+function quoted(text) { return /^[\w./:@%-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`; }
 
 // A figure and its unit stay on one line.
 export function percent(share) { return `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)}\u00a0%`; }
 
 export function milliseconds(ms) { return `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u00a0ms`; }
+
+export function megapixels(width, height) {
+  const count = width * height / 1e6;
+  return `${width} × ${height}, ${count < 0.1 ? count.toPrecision(1) : count.toFixed(count < 10 ? 2 : 1)} megapixels`;
+}
+
+// Says in a box, from a second on, for how long something has been going on.
+export class Stopwatch {
+  #timer = 0;
+
+  constructor(box) { this.box = box; }
+
+  start(doing) {
+    this.stop();
+    const started = performance.now();
+    this.#timer = setInterval(() => {
+      const seconds = (performance.now() - started) / 1000;
+      this.box.textContent = seconds < 1 ? "" : `${doing}, ${seconds.toFixed(0)} s`;
+    }, 200);
+  }
+
+  stop() {
+    clearInterval(this.#timer);
+    this.box.textContent = "";
+  }
+}
 
 function capital(text) { return text ? text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".") : ""; }

@@ -1,0 +1,144 @@
+// The view of a video denoiser: a clip goes up, its windows are counted as they are done, and both clips play in step.
+
+import { clearAnswer, showError, showTimes } from "/page/answer.js";
+import { denoiseVideo, videoUrl } from "/page/ask.js";
+import { BeforeAfter } from "/page/beforeafter.js";
+import { $, Stopwatch, curlLine, megapixels, showCurl } from "/page/parts.js";
+import { Player, readyVideo } from "/page/player.js";
+
+export class VideoView {
+  #model = null;
+  #named = false;
+  #clip = null;
+  #before = null;
+  #running = new AbortController();
+  #stage = new BeforeAfter($("clip"));
+  #player = new Player($("play"), $("seek"));
+  #watch = new Stopwatch($("clip-elapsed"));
+
+  constructor() {
+    $("clip-sigma").addEventListener("change", () => this.#send());
+    $("clip-zoom").addEventListener("click", () => { this.#stage.zoomed = !this.#stage.zoomed; this.#showZoom(); });
+    this.#stage.root.addEventListener("zoom", () => this.#showZoom());
+  }
+
+  choose(model, other, named) {
+    [this.#model, this.#named] = [model, named];
+    $("answer-title").textContent = "Before and after";
+    $("drop").hidden = Boolean(this.#clip);
+    if (this.#clip) this.#send(); else this.#reset();
+  }
+
+  leave() {
+    this.#begin();
+    this.#player.stop();
+    clearAnswer();
+    $("again").hidden = true;
+  }
+
+  async take(file) {
+    this.#begin();
+    this.#clip = { blob: file, name: file.name || "clip.mp4", type: file.type.startsWith("video/") ? file.type : "application/octet-stream" };
+    $("drop").hidden = true;
+    if (this.#before) URL.revokeObjectURL(this.#before.src);
+    this.#before = null;
+    this.#show(null);
+    const { signal } = this.#running;
+    const before = await readyVideo(file).catch(() => null);
+    if (signal.aborted) return;
+    this.#before = before;
+    this.#send();
+  }
+
+  #begin() {
+    this.#running.abort();
+    this.#running = new AbortController();
+    this.#watch.stop();
+    $("windows").hidden = true;
+    return this.#running.signal;
+  }
+
+  async #send() {
+    if (!this.#clip) return;
+    if (!$("clip-sigma").reportValidity()) return;
+    const signal = this.#begin();
+    this.#clear();
+    this.#show(null);
+    document.body.dataset.state = "busy";
+    $("status").textContent = "Denoising.";
+    $("windows").removeAttribute("value");
+    $("windows").hidden = false;
+    this.#watch.start("denoising");
+    try {
+      const answer = await denoiseVideo(videoUrl({ model: this.#model.name, sigma: this.#sigma }), this.#clip, signal, progress);
+      const after = await readyVideo(answer.blob).catch(() => null);
+      if (signal.aborted) { URL.revokeObjectURL(after?.src); return; }
+      this.#finish(answer, after);
+    } catch (problem) {
+      if (signal.aborted) return;
+      this.#begin();
+      document.body.dataset.state = "error";
+      $("status").textContent = "";
+      showError(problem);
+    }
+  }
+
+  get #sigma() { return $("clip-sigma").value; }
+
+  #finish({ blob, times, roundTrip }, after) {
+    this.#begin();
+    document.body.dataset.state = "done";
+    this.#show(after);
+    if (after) $("batch").textContent = `${megapixels(after.videoWidth, after.videoHeight)}, ${after.duration.toFixed(1)} s`;
+    $("batch").hidden = !after;
+    $("status").textContent = `${this.#model.name} cleaned the clip.${unplayable(this.#before, after)}`;
+    if (times) {
+      const { total = roundTrip, ...stages } = times;
+      showTimes(Object.keys(stages), { ...stages, total }, roundTrip);
+    }
+    URL.revokeObjectURL($("clean-clip").href);
+    $("clean-clip").href = URL.createObjectURL(blob);
+    $("clean-clip").download = `${this.#clip.name.replace(/\.\w+$/, "")}_clean.${blob.type.includes("matroska") ? "mkv" : "mp4"}`;
+    $("clean-clip").hidden = false;
+    const url = videoUrl({ model: this.#named ? this.#model.name : undefined, sigma: this.#sigma });
+    showCurl([curlLine(this.#clip.name, { "Content-Type": this.#clip.type, Accept: "video/mp4" }, url, "clean.mp4")], null);
+    $("again").hidden = false;
+  }
+
+  #show(after) {
+    const former = $("clip").querySelector(".pane.after video");
+    if (former && former !== after) URL.revokeObjectURL(former.src);
+    this.#stage.name("before", "after");
+    this.#stage.show({ before: this.#before, after });
+    this.#player.load([after, this.#before].filter(Boolean));
+    $("clip-players").hidden = !this.#before && !after;
+  }
+
+  #showZoom() { $("clip-zoom").setAttribute("aria-pressed", this.#stage.zoomed); }
+
+  #clear() {
+    clearAnswer();
+    for (const id of ["again", "clean-clip"]) $(id).hidden = true;
+  }
+
+  #reset() {
+    this.#begin();
+    this.#clear();
+    this.#show(null);
+    document.body.dataset.state = "idle";
+    $("status").textContent = "The clean clip appears here.";
+  }
+}
+
+function unplayable(before, after) {
+  if (!after) return " This browser cannot play it, but it can be downloaded.";
+  return before ? "" : " This browser cannot play it as it came.";
+}
+
+// Lines count what is done where the server knows of how many.
+function progress({ done, frames }) {
+  if (!frames) return;
+  $("windows").max = frames;
+  $("windows").value = done;
+  $("status").textContent = `Denoising: ${done} of ${frames} frames.`;
+}

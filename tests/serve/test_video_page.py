@@ -1,0 +1,153 @@
+"""The page's view of a video denoiser in a real browser: a clip goes up, progress, two clips in step, errors."""
+
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, opened
+from tests.serve.denoiser_stub import StubServer, stub_site
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
+    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
+]
+LINK = "/?model=clips"
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[tuple[str, StubServer]]:
+    with stub_site() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, stub: tuple[str, StubServer]) -> Iterator[Any]:
+    stub[1].delays.clear()
+    with opened(browser, stub[0], LINK, accept_downloads=True) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """24 frames of a sliding edge, 64 x 48, one second."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream = container.add_stream("libvpx", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(24):
+            pixels = np.full((48, 64, 3), 40, np.uint8)
+            pixels[:, : 8 + 2 * number] = 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def choose(page: Any, data: bytes, name: str = "my pan.webm", kind: str = "video/webm") -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": data})
+
+
+def done(page: Any) -> None:
+    page.wait_for_selector("body[data-state=done]")
+
+
+def test_a_clip_is_cleaned_and_played_beside_what_it_was(page: Any, clip: bytes, tmp_path: Path) -> None:
+    assert page.locator("#drop").is_visible()
+    assert page.locator("#clip-players").is_hidden()
+    choose(page, clip)
+    done(page)
+    assert page.locator("#drop").is_hidden()
+    assert page.locator("#clip .pane video").count() == 2
+    assert re.fullmatch("64 \u00d7 48, 0.003 megapixels, 1.0 s", page.locator("#batch").inner_text())
+    assert page.locator("#play").inner_text() == "Pause"
+    page.wait_for_function("() => document.querySelector('#clip .pane.before video').currentTime > 0.2")
+    page.click("#play")
+    times = page.locator("#clip video").evaluate_all("clips => clips.map(({ currentTime }) => currentTime)")
+    assert times[0] == pytest.approx(times[1], abs=0.1)
+    page.locator("#seek").fill("0.5")
+    times = page.locator("#clip video").evaluate_all("clips => clips.map(({ currentTime }) => currentTime)")
+    assert times == pytest.approx([0.5, 0.5], abs=0.02)
+    page.get_by_role("slider", name="Divider between before and after").press("End")
+    assert page.locator("#clip .divider").get_attribute("aria-valuenow") == "100"
+    stages = [text.split("\n")[0] for text in page.locator("#times dt").all_inner_texts()]
+    assert stages == ["decode", "denoise", "encode", "other", "server", "round trip"]
+    command = shlex.split(page.locator("#curl").inner_text())
+    assert command[2] == "my pan.webm"
+    assert command[4] == "Content-Type: video/webm"
+    assert command[-1] == "clean.mp4"
+    with page.expect_download() as download:
+        page.click("#clean-clip")
+    download.value.save_as(tmp_path / "clean")
+    assert (tmp_path / "clean").read_bytes() == clip
+
+
+def test_the_frames_are_counted_as_they_are_done(page: Any, stub: tuple[str, StubServer], clip: bytes) -> None:
+    stub[1].delays["clips"] = 2.0
+    choose(page, clip)
+    page.wait_for_selector("#status:text-is('Denoising: 8 of 24 frames.')")
+    assert page.locator("#windows").evaluate("({ value, max }) => [value, max]") == [8, 24]
+    assert page.locator("#clip .pane.before video").is_visible()
+    page.wait_for_selector("#status:text-is('Denoising: 16 of 24 frames.')")
+    done(page)
+    assert page.locator("#windows").is_hidden()
+
+
+def test_a_noise_level_is_sent_where_one_is_given(page: Any, clip: bytes) -> None:
+    choose(page, clip)
+    done(page)
+    assert "sigma" not in page.locator("#curl").inner_text()
+    with page.expect_request("**/v1/denoise/video*") as asked:
+        page.locator("#clip-sigma").fill("12.5")
+        page.locator("#clip-sigma").press("Enter")
+    assert asked.value.url.endswith("/v1/denoise/video?model=clips&sigma=12.5")
+    done(page)
+    assert "sigma=12.5" in page.locator("#curl").inner_text()
+
+
+def test_a_failure_among_the_lines_is_said_in_words(page: Any, clip: bytes) -> None:
+    page.locator("#clip-sigma").fill("13")
+    choose(page, clip)
+    page.wait_for_selector("body[data-state=error]")
+    assert page.locator("#error-message").inner_text() == "The model failed."
+    assert page.locator("#error-id").inner_text() == "engine_failed · request f00"
+    assert page.locator("#windows").is_hidden()
+    assert page.locator("#clip .pane.before video").is_visible()
+    assert page.locator("#clean-clip").is_hidden()
+
+
+def test_a_server_that_is_gone(page: Any, stub: tuple[str, StubServer], clip: bytes) -> None:
+    page.route(f"{stub[0]}/v1/denoise/video*", lambda route: route.abort())
+    choose(page, clip)
+    page.wait_for_selector("body[data-state=error]")
+    assert page.locator("#error-message").inner_text() == "The server cannot be reached."
+
+
+def test_a_clip_that_the_browser_cannot_play_is_sent_all_the_same(page: Any) -> None:
+    choose(page, b"no clip", "odd.avi", "video/x-msvideo")
+    done(page)
+    assert page.locator("#clip-players").is_hidden()
+    said = "clips cleaned the clip. This browser cannot play it, but it can be downloaded."  # the stub gives it back
+    assert page.locator("#status").inner_text() == said
+    assert page.locator("#clean-clip").is_visible()
+
+
+def test_the_phone_fits(browser: Any, stub: tuple[str, StubServer], clip: bytes) -> None:
+    options = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "color_scheme": "dark"}
+    with opened(browser, stub[0], LINK, **options) as page:
+        choose(page, clip)
+        done(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        for selector in ("#play", "#choose", "#clip-zoom", "#clean-clip", "#clip-sigma", "#seek"):
+            assert page.locator(selector).bounding_box()["height"] >= 40  # a finger's width
