@@ -9,21 +9,26 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import skipvit
 from serve.admission import Admission
 from serve.classify import Classify
 from serve.decoding import ImageLimits
+from serve.denoise import Denoise
 from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.metrics import Metrics
-from serve.openapi import CLASSIFY, openapi_of
+from serve.openapi import openapi_of
+from serve.openapi_classify import CLASSIFY
+from serve.openapi_denoise import DENOISE
 from serve.pages import page_routes
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
 from serve.samples import add_sample_route
 from serve.settings import Settings
 from serve.status import add_status_routes
+from serve.tasks import ROUTES
 
 
 def create_app(settings: Settings, repository: Repository) -> FastAPI:
@@ -36,6 +41,8 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
     batchers = [model.batcher for model in repository.models.values()]
     decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames), batchers)
+    classify = Classify(settings, repository, admission, decoding, metrics)
+    denoise = Denoise(settings, repository, admission, metrics)
     _watch(metrics, repository, decoding)
 
     @asynccontextmanager
@@ -49,24 +56,29 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         finally:
             repository.drain()
             await warming
+            await denoise.close()
             await asyncio.to_thread(_close, decoding, repository)
 
     app = FastAPI(
         title="skipvit",
         version=skipvit.__version__,
-        description="Pictures in, labels out: Vision Transformers that skip attention.",
+        description="Pictures in, labels or clean pictures out: Vision Transformers that skip attention.",
         docs_url=None,  # FastAPI's own pages load from a CDN
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False},  # looks up the environment thrice per request even when off
         lifespan=lifespan,
     )
-    classify = Classify(settings, repository, admission, decoding, metrics)
-    app.router.routes.insert(0, Route(CLASSIFY, classify, methods=["POST", "PUT"], include_in_schema=False))
+    # What is matched first comes first: these are asked for most.
+    inference: dict[str, ASGIApp] = {ROUTES["classification"]: classify, ROUTES["denoising"]: denoise}
+    app.router.routes[:0] = [
+        Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
+    ]
     add_status_routes(app, repository)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
-    app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
+    described = {ROUTES["classification"]: CLASSIFY, ROUTES["denoising"]: DENOISE}
+    app.openapi = openapi_of(app, described)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
     paths = [route.path for route in app.routes if isinstance(route, Route)]

@@ -10,12 +10,18 @@ from serve.admission import Admission
 from serve.errors import BodyTimeout, RequestError, TooLarge
 
 _LINGER_S = 5.0
+_PIECE_BYTES = 1 << 20
 # Most answers are ready by then; only a request that really waits pays for a task that watches its connection.
 _WATCH_AFTER_S = 0.02
 
 
 class ClientGone(Exception):
     """The client closed the connection; nobody waits for an answer."""
+
+
+def header_list(scope: Scope, name: bytes) -> str:
+    """All headers called ``name`` (lower case) as one comma-separated list, which they are by RFC 9110."""
+    return ",".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -133,6 +139,16 @@ async def send_json(
         raw += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def send_bytes(send: Send, body: bytes, headers: Mapping[str, str]) -> None:
+    """Sends a large body with status 200, piece by piece: a slow client must not make the server hold it twice."""
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
+    for start in range(0, len(body), _PIECE_BYTES):
+        piece = body[start : start + _PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE_BYTES < len(body)})
 
 
 async def send_error(send: Send, error: RequestError, request_id: str, body: Body | None = None) -> None:

@@ -49,26 +49,40 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name:
         TooLarge: the header claims too many pixels or frames.
     """
     what = quoted(name) if name else "the image"
+    try:
+        with open_image(data, limits, what) as image:
+            return preprocessing(image)
+    except Exception as error:
+        raise explained(error, data, limits, what) from None
+
+
+def open_image(data: bytes, limits: ImageLimits, what: str) -> Image.Image:
+    """Returns the picture with its header checked and its pixels not yet decoded.
+
+    Raises:
+        Exception: RequestError, or anything that Pillow raises on hostile bytes: pass it to ``explained``.
+    """
     if not data:
         raise BadImage("empty_image", f"{what} is empty: it has 0 bytes", "send the bytes of a picture")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_header(image, limits, what)
-            return preprocessing(image)
-    except RequestError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(what, "more pixels than Pillow opens", limits) from None
-    except UnidentifiedImageError:
-        raise _unidentified(data, what) from None
-    except MemoryError:
-        raise TooLarge(
-            "image_too_large", f"{what} does not fit into this server's memory", "send a smaller picture"
-        ) from None
-    except Exception as error:  # Pillow's parsers on hostile bytes raise anything, and all of it is a bad image
-        if not isinstance(error, _EXPECTED):
-            logger.warning("unusual error while decoding %s (%d bytes)", what, len(data), exc_info=error)
-        raise _broken(data, what, error) from None
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_header(image, limits, what)
+    return image
+
+
+def explained(error: Exception, data: bytes, limits: ImageLimits, what: str) -> RequestError:
+    """What a client is told of an error while its picture was opened or decoded."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return _too_many_pixels(what, "more pixels than Pillow opens", limits)
+    if isinstance(error, UnidentifiedImageError):
+        return _unidentified(data, what)
+    if isinstance(error, MemoryError):
+        return TooLarge("image_too_large", f"{what} does not fit into this server's memory", "send a smaller picture")
+    # Pillow's parsers on hostile bytes raise anything, and all of it is a bad image.
+    if not isinstance(error, _EXPECTED):
+        logger.warning("unusual error while decoding %s (%d bytes)", what, len(data), exc_info=error)
+    return _broken(data, what, error)
 
 
 def _check_header(image: Image.Image, limits: ImageLimits, what: str) -> None:
@@ -91,7 +105,7 @@ def _too_many_pixels(what: str, size: str, limits: ImageLimits) -> TooLarge:
     return TooLarge(
         "image_too_large",
         f"{what} has {size}, the limit is {limits.max_pixels} pixels",
-        "make the picture smaller before sending it: the model sees a small copy anyway",
+        "make the picture smaller before sending it",
     )
 
 

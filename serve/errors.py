@@ -5,10 +5,11 @@
     ├── BadVideo           400  the same of a clip, or a frame rate that cannot be
     ├── NotFound           404  no such model or path
     ├── WrongMethod        405  the path exists, the method does not
+    ├── NotAcceptable      406  none of the types that the client accepts can be made
     ├── BodyTimeout        408  the body did not arrive in time
     ├── TooLarge           413  bytes, pixels, frames or files over a limit
     ├── WrongContentType   415  a body of a kind that is not read here
-    ├── BadField           422  top_k, model or the body's structure
+    ├── BadField           422  a parameter, the model's task or the body's structure
     ├── Overloaded         429  too much in flight; says when to come back
     ├── EngineFailed       500  the model failed on this picture
     └── NotReady           503  warming up, draining, or an engine died
@@ -65,6 +66,12 @@ class WrongMethod(RequestError):
     """The path does not take this method."""
 
     status = 405
+
+
+class NotAcceptable(RequestError):
+    """None of the types that the client accepts can be made."""
+
+    status = 406
 
 
 class BodyTimeout(RequestError):

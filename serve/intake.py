@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import Admission
 from serve.asgi import Body, header, send_error
 from serve.doorway import NOTES, REQUEST_ID
-from serve.errors import NotReady, RequestError, WrongContentType, quoted
+from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
 from serve.metrics import Metrics
 from serve.parameters import parse_model, parse_query
 from serve.repository import Repository, ServedModel
@@ -101,7 +101,7 @@ class Intake:
         read_s = time.perf_counter() - started
         self._metrics.stage("read", read_s)
         upload = await self._parse(header(scope, b"content-type"), raw)
-        parameters = {**query, **upload.parameters}
+        parameters = _merged(query, upload.parameters)
         model = self._repository.get(parse_model(parameters.get("model")), self._task)
         scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
         return Order(scope, receive, send, body, model, upload.pictures, parameters, started, read_s)
@@ -110,3 +110,13 @@ class Intake:
         if len(raw) > _PARSE_IN_THREAD_BYTES and not content_type.startswith(f"{self._wanted.medium}/"):
             return await asyncio.to_thread(parse_upload, content_type, raw, self._wanted)
         return parse_upload(content_type, raw, self._wanted)
+
+
+def _merged(query: dict[str, str], fields: dict[str, Any]) -> dict[str, Any]:
+    """All parameters. One that came twice might be wrong in the place that is not looked at."""
+    if not query:
+        return fields
+    for name in query:
+        if name in fields:
+            raise BadField("bad_field", f"{name} came in the URL and in the body", "send it in one of them")
+    return {**query, **fields}

@@ -15,11 +15,12 @@ from prometheus_client import (
 
 from serve.batcher import BatchReport
 
-Stage = Literal["read", "decode", "queue", "infer", "total"]
+Stage = Literal["read", "decode", "queue", "infer", "denoise", "encode", "total"]
 Outcome = Literal["ok", "client_error", "rejected", "server_error", "cancelled"]
 
-STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "total")
-_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "denoise", "encode", "total")
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+_TILES = (1, 4, 16, 64, 256, 1024, 4096)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -33,20 +34,27 @@ class Metrics:
         )
         stages = Histogram(
             "skipvit_stage_seconds",
-            "Time in each stage: read and total per request, the others per picture",
+            "Time in each stage: read and total per request, queue and infer per picture or tile, others per picture",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._observe = {stage: stages.labels(stage).observe for stage in STAGES}
         self._batch_size = Histogram(
-            "skipvit_batch_size", "Pictures per run of a model", ["model"], buckets=_SIZES, registry=self.registry
+            "skipvit_batch_size",
+            "Pictures or tiles per run of a model",
+            ["model"],
+            buckets=_SIZES,
+            registry=self.registry,
         )
         self._batches = Counter(
             "skipvit_batches",
             "Runs of a model, by why the batch was closed: full, idle (took what was there), waited",
             ["model", "reason"],
             registry=self.registry,
+        )
+        self._tiles = Histogram(
+            "skipvit_tiles", "Tiles per denoised picture", ["model"], buckets=_TILES, registry=self.registry
         )
         self._rejected = Counter(
             "skipvit_rejected", "Requests turned away, by error code", ["reason"], registry=self.registry
@@ -77,6 +85,10 @@ class Metrics:
         self._batch_size.labels(model).observe(report.size)
         self._batches.labels(model, report.reason).inc()
 
+    def tiles(self, model: str, count: int) -> None:
+        """Records how many tiles a picture was cut into."""
+        self._tiles.labels(model).observe(count)
+
     def cancelled(self, pictures: int) -> None:
         """Counts pictures whose client went away before they were answered."""
         self._cancelled.inc(pictures)
@@ -89,7 +101,7 @@ class Metrics:
         """Adds gauges that ask when they are scraped, so that they cost a request nothing."""
         ready_gauge = Gauge("skipvit_model_ready", "1 while the model answers", ["model"], registry=self.registry)
         queue_gauge = Gauge(
-            "skipvit_queue_images", "Decoded pictures waiting for an engine", ["model"], registry=self.registry
+            "skipvit_queue_images", "Decoded pictures or tiles waiting for an engine", ["model"], registry=self.registry
         )
         for name in names:
             ready_gauge.labels(name).set_function(lambda name=name: float(ready(name)))  # type: ignore[misc]  # mypy cannot type the default

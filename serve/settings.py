@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     """Pictures admitted at a time; more are answered with 429 and a Retry-After."""
     max_buffered_bytes: int = Field(default=256 << 20, ge=1)
     """Request bodies held in memory at a time, all requests together."""
+    max_pixels_in_flight: int = Field(default=0, ge=0)
+    """Pixels of pictures being denoised at a time; more are answered with 429 and a Retry-After. Each takes about 4
+    bytes, and 4 more while it is decoded or encoded. 0 takes half as many again as max_pixels."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Longest a client may take to send its body."""
 
@@ -58,6 +61,8 @@ class Settings(BaseSettings):
     """Threads of each classifier's own; 0 runs it in the decode threads, which on a CPU is fastest."""
     tile_threads: int = Field(default=0, ge=0, le=256)
     """Threads of each denoiser's own; 0 takes one per CPU."""
+    max_tiles_in_flight: int = Field(default=0, ge=0)
+    """Tiles of one picture that wait or run at a time; 0 takes half as many again as a denoiser has threads."""
 
     lame_duck_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
@@ -82,6 +87,11 @@ class Settings(BaseSettings):
                 f"max_files {self.max_files} is over max_in_flight {self.max_in_flight}: such a request could never "
                 "be admitted; raise max_in_flight or lower max_files"
             )
+        if 0 < self.max_pixels_in_flight < self.max_pixels:
+            raise ValueError(
+                f"max_pixels {self.max_pixels} is over max_pixels_in_flight {self.max_pixels_in_flight}: such a "
+                "picture could never be admitted; raise max_pixels_in_flight or lower max_pixels"
+            )
         return self
 
     @property
@@ -93,3 +103,17 @@ class Settings(BaseSettings):
     def tile_workers(self) -> int:
         """Threads of each denoiser, resolved."""
         return self.tile_threads or available_cpus()
+
+    @property
+    def pixels_in_flight(self) -> int:
+        """Pixels being denoised at a time, resolved."""
+        return self.max_pixels_in_flight or self.max_pixels * 3 // 2
+
+    @property
+    def tiles_ahead(self) -> int:
+        """Tiles of one picture in flight, resolved.
+
+        Enough that no engine thread waits while a finished tile is blended and the next is cut, and so few that
+        another picture's tile, which queues behind them, starts after at most one tile's time.
+        """
+        return self.max_tiles_in_flight or self.tile_workers + (self.tile_workers + 1) // 2

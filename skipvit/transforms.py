@@ -4,8 +4,8 @@ A decoded ``PIL.Image`` becomes a uint8 array (H, W, 3) in sRGB order, values 0.
 here: mean and std live inside the exported graph.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,8 +72,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     CMYK, palette and the other modes go through Pillow's conversion.
     """
     upright = _upright(image)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(upright)
+    if is_deep_grey(upright):
+        return eight_bit_grey(upright).convert("RGB")
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -108,16 +108,41 @@ def _upright(image: Image.Image) -> Image.Image:
 _EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    # PNG's 16-bit grey opens as "I;16" or, in older Pillow, as "I"; both count from 0 to 65535. TIFF's 32-bit floats
-    # have no agreed range, so they are taken as 0..1 when they fit there and as 0..255 otherwise.
-    values = np.asarray(image)
-    if image.mode != "F":
-        return Image.fromarray(_EIGHT_BITS[values.clip(0, 65535)]).convert("RGB")
-    finite = np.isfinite(values)
-    top = 1.0 if np.max(values, where=finite, initial=0.0) <= 1.0 else 255.0
-    grey = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
-    return Image.fromarray(np.rint(grey * np.float32(255.0 / top)).astype(np.uint8)).convert("RGB")
+_ROWS = 256
+
+
+def is_deep_grey(image: Image.Image) -> bool:
+    """Whether the picture is grey with more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def eight_bit_grey(image: Image.Image) -> Image.Image:
+    """Returns a deep grey picture (see ``is_deep_grey``) with 8 bits, rounded.
+
+    PNG's 16-bit grey opens as "I;16" or, in older Pillow, as "I"; both count from 0 to 65535. TIFF's 32-bit floats have
+    no agreed range, so they are taken as 0..1 when they fit there and as 0..255 otherwise.
+    """
+    top = _top_of_floats(image) if image.mode == "F" else 0.0
+    grey = Image.new("L", image.size)
+    for row, values in _rows_of(image):
+        if image.mode == "F":
+            finite = np.nan_to_num(values, nan=0.0, posinf=top, neginf=0.0).clip(0, top)
+            part = np.rint(finite * np.float32(255.0 / top)).astype(np.uint8)
+        else:
+            part = _EIGHT_BITS[values.clip(0, 65535)]
+        grey.paste(Image.fromarray(part), (0, row))
+    return grey
+
+
+def _rows_of(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Some rows at a time: arrays of a whole large picture would take several times its memory."""
+    for row in range(0, image.height, _ROWS):
+        yield row, np.asarray(image.crop((0, row, image.width, min(row + _ROWS, image.height))))
+
+
+def _top_of_floats(image: Image.Image) -> float:
+    highest = max(np.max(values, where=np.isfinite(values), initial=0.0) for _, values in _rows_of(image))
+    return 1.0 if highest <= 1.0 else 255.0
 
 
 def stack(images: Sequence[Pixels]) -> Pixels:

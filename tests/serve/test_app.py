@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -171,12 +172,28 @@ def test_probes_and_models(models_dir: Path) -> None:
             assert (await client.get(path)).json() == {"status": "ready"}
             head = await client.head(path)
             assert (head.status_code, head.content) == (200, b"")
-        [model] = (await client.get("/v1/models")).json()["models"]
+        denoiser, model = (await client.get("/v1/models")).json()["models"]
         assert model["name"] == "shades"
         assert model["labels"] == [str(k) for k in range(CLASSES)]
         assert model["input"] == {"height": 8, "width": 8, "resize": "squash"}
         assert model["classes"] == CLASSES
         assert model["macs"] == 192
+        assert (model["task"], model["tiling"], model["samples"]) == ("classification", None, [])
+        assert (denoiser["task"], denoiser["input"], denoiser["classes"], denoiser["labels"]) == (
+            "denoising",
+            None,
+            0,
+            [],
+        )
+        assert denoiser["tiling"] == {"tile": 64, "halo": 8, "multiple": 8, "frames": 1, "lead": 0, "lag": 0}
+        [sample] = denoiser["samples"]
+        picture = await client.get(sample)
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+        assert Image.open(io.BytesIO(picture.content)).getpixel((0, 0)) == (90, 90, 90)
+        assert (await client.head(sample)).status_code == 200
+        for url, code in (("/v1/models/x/samples/y", "unknown_model"), (sample + "x", "unknown_sample")):
+            missing = await client.get(url)
+            assert (missing.status_code, missing.json()["error"]["code"]) == (404, code)
 
     run(models_dir, scenario)
 

@@ -1,0 +1,183 @@
+"""POST or PUT /v1/denoise: a noisy picture in, the same picture without its noise out."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, TypeVarTuple, Unpack
+
+from starlette.types import Receive, Scope, Send
+
+from serve.accept import acceptable
+from serve.admission import Admission, Places
+from serve.asgi import ClientGone, header_list, send_bytes, unless_gone
+from serve.decoding import ImageLimits
+from serve.doorway import NOTES
+from serve.intake import Intake, Order
+from serve.metrics import Metrics
+from serve.parameters import parse_quality
+from serve.photograph import OpenedPicture, Photograph
+from serve.picture_format import FORMATS, Encoded, encode, fitting_type
+from serve.repository import Repository
+from serve.restoring import Restoration, Stopped, plan_for
+from serve.settings import Settings
+from serve.uploads import Wanted
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
+DENOISE_PARAMETERS = ("model", "quality")
+_CLOSE_WITHIN_S = 10.0
+
+
+class Denoise:
+    """Decodes, restores tile by tile, encodes, answers.
+
+    Every step that takes time runs in a thread of its own pool: what a picture needs apart from the model is short
+    beside it, and the system shares the cores fairly between pictures of all sizes.
+    """
+
+    def __init__(self, settings: Settings, repository: Repository, admission: Admission, metrics: Metrics) -> None:
+        self._settings = settings
+        self._admission = admission
+        self._metrics = metrics
+        self._limits = ImageLimits(settings.max_pixels, settings.max_frames)
+        self._pixels = Places(settings.pixels_in_flight, "pixels")
+        wanted = Wanted(DENOISE_PARAMETERS, 1)
+        self._intake = Intake(settings, repository, admission, metrics, "denoising", wanted)
+        self._threads = ThreadPoolExecutor(settings.max_in_flight, thread_name_prefix="denoise")
+        self._unfinished: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._intake.serve(scope, receive, send, self._answer)
+
+    async def close(self) -> None:
+        """Waits for what goes on behind clients that hung up, and ends the threads."""
+        if self._unfinished:
+            await asyncio.wait(self._unfinished, timeout=_CLOSE_WITHIN_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, order: Order) -> None:
+        job = _Job(order, parse_quality(order.parameters.get("quality")))
+        # A picture is decoded and encoded in one go. When its client hangs up meanwhile, the job ends by itself a
+        # little later, and gives back only then what it holds.
+        task = asyncio.create_task(self._work(job))
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[None] = loop.create_future()
+
+        def finish(_task: "asyncio.Task[None]") -> None:
+            if not finished.done():
+                finished.set_result(None)
+
+        task.add_done_callback(finish)
+        try:
+            await unless_gone(finished, order.receive, loop)
+        except (ClientGone, asyncio.CancelledError):
+            job.stop()
+            task.add_done_callback(_look_at)
+            self._metrics.cancelled(1)
+            raise
+        task.result()
+        await self._send(job)
+
+    async def _work(self, job: "_Job") -> None:
+        self._admission.admit(1)
+        answered = 0
+        try:
+            await self._restore(job)
+            answered = 1
+        finally:
+            self._admission.release(1, answered)
+
+    async def _restore(self, job: "_Job") -> None:
+        picture = job.order.pictures.pop()
+        opened = await self._in_thread(OpenedPicture, picture.data, picture.name, self._limits)
+        size = opened.width * opened.height
+        job.prepare(opened.width, opened.height, self._settings)
+        self._pixels.admit(size)
+        restored = 0
+        try:
+            started = time.perf_counter()
+            photograph = await self._in_thread(opened.decode)
+            job.times["decode"] = time.perf_counter() - started
+            del picture, opened  # the encoded picture, which is no longer needed
+            job.order.body.release()
+            await self._in_thread(job.restore, photograph)
+            await self._in_thread(job.encode, photograph)
+            restored = size
+        finally:
+            self._pixels.release(size, restored)
+
+    async def _in_thread(self, step: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step, *arguments)
+
+    async def _send(self, job: "_Job") -> None:
+        self._observe(job)
+        model, encoded = job.order.model, job.encoded
+        stages = {"read": job.order.read_s, **job.times, "total": time.perf_counter() - job.order.started}
+        headers = {
+            "Content-Type": encoded.media_type,
+            "Vary": "Accept",
+            "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items()),
+            "X-Skipvit-Model": f"{model.name}/{model.version}",
+            "X-Skipvit-Tiles": str(len(job.tiles)),
+        }
+        if encoded.notes:
+            headers["X-Skipvit-Note"] = "; ".join(encoded.notes)
+        await send_bytes(job.order.send, encoded.data, headers)
+
+    def _observe(self, job: "_Job") -> None:
+        for stage in ("decode", "denoise", "encode"):
+            self._metrics.stage(stage, job.times[stage])
+        for waited, ran in zip(job.restoration.waits_s, job.restoration.runs_s, strict=True):
+            self._metrics.stage("queue", waited)
+            self._metrics.stage("infer", ran)
+        self._metrics.tiles(job.order.model.name, len(job.tiles))
+        job.order.scope[NOTES].update(tiles=len(job.tiles), type=job.encoded.media_type)
+
+
+class _Job:
+    """One request's picture, from its first byte to its last."""
+
+    encoded: Encoded
+
+    def __init__(self, order: Order, quality: int) -> None:
+        self.order = order
+        self.quality = quality
+        self.liked = acceptable(header_list(order.scope, b"accept"), list(FORMATS))
+        self.times: dict[str, float] = {}
+        self._stopped = False
+
+    def prepare(self, width: int, height: int, settings: Settings) -> None:
+        """Plans the tiles and chooses the format, now that the size is known. Raises TooLarge or NotAcceptable."""
+        model = self.order.model
+        self.media_type = fitting_type(self.liked, width, height)
+        self.tiles = plan_for(width, height, model.tiling, settings.max_pixels)
+        self.restoration = Restoration(model.batcher, self.tiles, settings.tiles_ahead)
+        if self._stopped:
+            raise Stopped
+
+    def stop(self) -> None:
+        """Ends the job after the step that it is in."""
+        self._stopped = True
+        if hasattr(self, "restoration"):
+            self.restoration.stop()
+
+    def restore(self, photograph: Photograph) -> None:
+        self.restoration.run(photograph)
+        self.times["queue"] = self.restoration.waits_s[0]
+        self.times["denoise"] = self.restoration.seconds
+
+    def encode(self, photograph: Photograph) -> None:
+        if self._stopped:
+            raise Stopped
+        started = time.perf_counter()
+        self.encoded = encode(photograph, self.media_type, self.quality)
+        self.times["encode"] = time.perf_counter() - started
+
+
+def _look_at(task: "asyncio.Task[None]") -> None:
+    """Nobody waits for this task; asyncio wants its error to be seen all the same."""
+    if not task.cancelled():
+        task.exception()
