@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 import torch
@@ -32,7 +33,11 @@ def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_
 
 
 def module_to_graph(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], opset: int = MAX_OPSET
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    opset: int = MAX_OPSET,
+    dynamic: Mapping[int, Any] | None = None,
 ) -> onnx.ModelProto:
     """Exports any module; our ops in it become nodes of domain skipvit with their bodies beside them.
 
@@ -40,6 +45,7 @@ def module_to_graph(
         module: takes and returns tensors, and the first axis of each is the batch, which stays dynamic.
         inputs: a sample of each argument of ``forward``, by the argument's name. Batch 2 keeps it from being fixed.
         outputs: names to give the outputs, in order.
+        dynamic: further dynamic axes, the same for each input: axis to ``torch.export.Dim``, or a multiple of one.
 
     Raises:
         ValueError: the opset is outside 18..20.
@@ -56,7 +62,7 @@ def module_to_graph(
             tuple(inputs.values()),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes={name: {0: batch} for name in inputs},
+            dynamic_shapes={name: {0: batch, **(dynamic or {})} for name in inputs},
             input_names=list(inputs),
             output_names=list(outputs),
             custom_translation_table={op.TORCH_OP: op.record for op in _OPS},

@@ -1,4 +1,4 @@
-"""Is the exported file the model it was made from? The comparison that every export has to pass.
+"""Is the exported file the model it was made from? The comparison that every classifier's export has to pass.
 
 Both sides get the same uint8 pictures: PyTorch runs the model as it was trained, float32, with none of the export's
 rewrites; ONNX Runtime runs the file on the CPU, the first picture alone and the rest in batches.
@@ -54,11 +54,16 @@ def torch_logits(model: nn.Module, preprocessing: Preprocessing, images: Pixels)
     return np.concatenate(batches)
 
 
-def onnx_logits(path: Path, images: Pixels) -> Floats:
-    """Logits (B, num_classes) of the exported file."""
+def open_session(path: Path) -> Any:
+    """An ONNX Runtime session of an exported file on the CPU."""
     options: Any = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its notes on constants it could not fold say nothing of the result
-    session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_logits(path: Path, images: Pixels) -> Floats:
+    """Logits (B, num_classes) of the exported file."""
+    session = open_session(path)
     name = session.get_inputs()[0].name
     starts = [0, *range(1, len(images), _BATCH), len(images)]
     batches = [images[a:b] for a, b in itertools.pairwise(starts) if b > a]

@@ -1,9 +1,12 @@
 """Turns a checkpoint, or a model by name, into a verified entry of a model repository.
 
-The graph takes uint8 pictures (batch, height, width, 3) and gives logits and probabilities. It is compared with the
-PyTorch model before it takes its place; a miss exits non-zero and leaves nothing behind.
+The model decides the task. A classifier's graph takes uint8 pictures (batch, height, width, 3) of one size and gives
+logits and probabilities; a denoiser's takes them in any size that is a multiple of the model's, and gives clean ones; a
+video denoiser's takes clips. Every file is compared with the PyTorch model before it takes its place; a miss exits
+non-zero and leaves nothing behind.
 
     python export/to_onnx.py runs/digits_skipat --out models
+    python export/to_onnx.py runs/photos_skipat --tile 256 --halo 16
     python export/to_onnx.py skipat_tiny_patch16_224 --weights tiny.safetensors --precision fp32,fp16
 """
 
@@ -25,7 +28,7 @@ from skipvit.artifacts import ArtifactError
 from skipvit.manifest import Parity
 
 if TYPE_CHECKING:
-    from skipvit.origin import Origin
+    from export.job import Job
 
 _PRECISIONS = ("fp32", "fp16")
 
@@ -38,24 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
         from export.entry import Plan, export_entry
         from export.parity import ParityError
+        from export.tasks import open_job
         from skipvit.checkpoints import CheckpointError
-        from skipvit.origin import OriginError, read_labels, resolve
+        from skipvit.origin import OriginError
     except ModuleNotFoundError as error:
         print(f"skipvit-to-onnx: {error.name} is not installed; run: pip install 'skipvit[export]'", file=sys.stderr)
         return 1
     try:
-        origin = resolve(arguments.source, arguments.weights, arguments.pretrained, dict(arguments.model_arg))
+        job, default_name = open_job(arguments)
         plan = Plan(
             root=arguments.out,
-            name=arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", origin.default_name).lstrip("._-"),
+            name=arguments.name or re.sub(r"[^A-Za-z0-9._-]+", "-", default_name).lstrip("._-"),
             version=arguments.version,
             precisions=tuple(arguments.precision),
             opset=arguments.opset,
-            images=arguments.images,
-            labels=read_labels(arguments.labels) if arguments.labels else origin.labels,
             verify=not arguments.no_parity,
         )
-        folder, parities = export_entry(origin, plan)
+        folder, parities = export_entry(job, plan)
     except (ArtifactError, CheckpointError, OriginError, ParityError, ValueError) as error:
         print(f"skipvit-to-onnx: {error}", file=sys.stderr)
         return 1
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("skipvit-to-onnx: interrupted; nothing was written", file=sys.stderr)
         return 130
-    _report(folder, origin, parities)
+    _report(folder, job, parities)
     return 0
 
 
@@ -73,29 +75,35 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _report(folder: Path, origin: "Origin", parities: Sequence[Parity]) -> None:
-    header = ("file", "precision", "max abs", "mean abs", "relative", "top-1 agreement", "tolerance")
-    rows = [
-        (
-            p.file,
-            p.precision,
-            f"{p.max_abs:.1e}",
-            f"{p.mean_abs:.1e}",
-            f"{p.max_relative:.1e}",
-            f"{p.top1_agreement:.2%}",
-            p.tolerance,
-        )
-        for p in parities
-    ]
-    if rows:
+def _report(folder: Path, job: "Job", parities: Sequence[Parity]) -> None:
+    if parities:
         print(f"Parity with PyTorch float32, {parities[0].engine}, {parities[0].images_from}")
-        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-        for row in (header, *rows):
-            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        rows = [_row(parity) for parity in parities]
+        table = [list(rows[0]), *([row[key] for key in rows[0]] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for cells in table:
+            print("  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     else:
         print("Parity was not checked: the manifest says so, and nothing vouches for this export.")
-    print(f"Written: {folder} ({origin.architecture}, weights from {origin.weights_from})")
+    print(f"Written: {folder} ({job.architecture}, weights from {job.weights_from})")
     print(json.dumps({"folder": str(folder), "parity": [p.model_dump() for p in parities]}))
+
+
+def _row(parity: Parity) -> dict[str, str]:
+    """One line of the table, by the names of its columns; each task has figures of its own."""
+    cells = {"file": parity.file, "precision": parity.precision}
+    if parity.psnr_db is not None:
+        cells["PSNR"] = f"{parity.psnr_db:.1f} dB"
+    cells |= {
+        "max abs": f"{parity.max_abs:.1e}",
+        "mean abs": f"{parity.mean_abs:.1e}",
+        "relative": f"{parity.max_relative:.1e}",
+    }
+    if parity.max_levels is not None:
+        cells["uint8 max difference"] = str(parity.max_levels)
+    if parity.top1_agreement is not None:
+        cells["top-1 agreement"] = f"{parity.top1_agreement:.2%}"
+    return {**cells, "tolerance": parity.tolerance}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,8 +133,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=JSON",
         help="argument of a model given by name, e.g. num_classes=10, img_size=[224,320] or skip=[3,4,5]; repeatable",
     )
-    add("--labels", type=Path, help="class names, one a line in class order (default: the checkpoint's)")
+    add("--labels", type=Path, help="a classifier's class names, one a line in class order (default: the checkpoint's)")
     add("--images", type=Path, help="folder of pictures to compare on (default: the checkpoint's samples)")
+    add(
+        "--tile",
+        type=whole(1),
+        metavar="PIXELS",
+        help="side of the square tiles in which a denoiser is served, a multiple of the model's (default: about 256)",
+    )
+    add(
+        "--halo",
+        type=whole(0),
+        metavar="PIXELS",
+        help="context around what a denoiser's tile keeps; tiles overlap by twice as much (default: 16)",
+    )
     add("--no-parity", action="store_true", help="do not compare; the manifest will hold no parity figures")
     return parser
 

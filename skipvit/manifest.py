@@ -63,7 +63,8 @@ class Parity(_Record):
     """How close one exported file comes to the PyTorch model it was made from, on the same pictures.
 
     Of a classifier, differences are those of logits. Of a denoiser they are of pixels in 0..255 before rounding, and
-    ``psnr_db`` says the same in dB with peak 255; equal outputs count as 200 dB.
+    ``psnr_db`` says the same in dB with peak 255; equal outputs count as 200 dB. ``max_levels`` is the largest
+    difference of the rounded pixels.
     """
 
     file: str
@@ -76,6 +77,7 @@ class Parity(_Record):
     max_relative: float = Field(ge=0)
     top1_agreement: float | None = Field(default=None, ge=0, le=1)
     psnr_db: float | None = Field(default=None, le=200)
+    max_levels: int | None = Field(default=None, ge=0, le=255)
     tolerance: str
 
 

@@ -5,7 +5,7 @@ What is shared by the programs that take any model: the model, its preprocessing
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,8 +266,11 @@ def _unreadable(error: OSError) -> None:
     raise OriginError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or give another folder")
 
 
-def open_picture(path: Path, preprocessing: Preprocessing) -> Pixels:
+def open_picture(path: Path, preprocessing: Callable[[Image.Image], Pixels]) -> Pixels:
     """One picture as the model takes it, (H, W, 3) uint8; Pillow's limit on pixels bounds what is decoded.
+
+    Args:
+        preprocessing: a classifier's, or any other way from a decoded picture to pixels.
 
     Raises:
         OriginError: the file cannot be read as a picture.

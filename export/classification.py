@@ -1,0 +1,70 @@
+"""Classifiers: uint8 pictures of one size in, logits and probabilities out, compared by logits."""
+
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+import torch
+
+from export.deploy import DeployClassifier
+from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
+from export.job import DTYPES, Job, Precision
+from export.parity import Floats, compare, torch_logits
+from export.pictures import pictures_for
+from skipvit.manifest import Parity, Tensor
+from skipvit.origin import Origin, check_labels
+
+
+class ClassificationJob(Job):
+    """A classifier, its labels, and the pictures to compare on.
+
+    Args:
+        labels: one for each class.
+        images: folder of pictures to compare on instead of the checkpoint's.
+
+    Raises:
+        OriginError: the labels cannot be used, or the pictures cannot be read.
+        ValueError: the model has no classes.
+    """
+
+    task = "classification"
+
+    def __init__(self, origin: Origin, labels: tuple[str, ...], images: Path | None) -> None:
+        self.model, self.architecture = origin.model, origin.architecture
+        self.weights_from, self.evaluation = origin.weights_from, origin.evaluation
+        self._preprocessing = self.preprocessing = origin.preprocessing
+        classes = int(getattr(origin.model, "num_classes", len(labels)))
+        if classes < 1:
+            raise ValueError(
+                f"{origin.architecture} has no classifier head, only features; "
+                "give --model-arg num_classes=N, and --weights of a model that has one"
+            )
+        check_labels(labels, classes)
+        self.labels_text = "".join(f"{label}\n" for label in labels)
+        size = (self._preprocessing.height, self._preprocessing.width)
+        self.inputs = (Tensor(name=INPUT, dtype="uint8", shape=("batch", *size, 3)),)
+        self.outputs = tuple(
+            Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)
+        )
+        self._classes = classes
+        self._pictures = pictures_for(origin, images)
+
+    def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
+        deployable = DeployClassifier(self.model, self._preprocessing, DTYPES[precision])
+        return to_graph(deployable, self._preprocessing.height, self._preprocessing.width, opset)
+
+    def compare(self, path: Path, precision: Precision) -> Parity:
+        return compare(self._reference, path, precision, self._pictures)
+
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, 3, self._preprocessing.height, self._preprocessing.width)
+
+    @cached_property
+    def _reference(self) -> Floats:
+        reference = torch_logits(self.model, self._preprocessing, self._pictures.images)
+        if reference.ndim != 2 or reference.shape[1] != self._classes:
+            raise ValueError(
+                f"{self.architecture} gives an output of shape {reference.shape} for {self._classes} labels; "
+                "only classifiers that give (B, num_classes) can be exported"
+            )
+        return reference
