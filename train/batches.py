@@ -111,7 +111,9 @@ class HeldOutPictures(Dataset[tuple[Tensor, int]]):
 def load(
     dataset: Dataset[Any], batches: Sampler[list[Key]] | Sequence[list[int]], workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and labels (B,), decoded ahead of need in ``workers`` processes, or on demand in this one.
+    """Pictures, and labels (B,) or whatever else the data set pairs with them.
+
+    They are decoded ahead of need in ``workers`` processes, or on demand in this one.
 
     Raises:
         DataError: a picture cannot be decoded.
@@ -142,6 +144,11 @@ def seed_step(seed: int, step: int, part: int, rank: int) -> None:
 def glyph_numbers(seed: int, step: int, batch: int, columns: int) -> Tensor:
     """Uniform numbers (batch, columns) for the whole batch of a step, the same on every process."""
     return torch.from_numpy(np.random.default_rng([seed, _GLYPHS, step]).random((batch, columns), dtype=np.float32))
+
+
+def numbers_of(seed: int, key: Key) -> np.random.Generator:
+    """All random numbers of what ``key`` names, where they come from NumPy alone."""
+    return np.random.default_rng([seed, _PICTURE, key.epoch, key.position])
 
 
 def seed_everything(*key: int) -> None:

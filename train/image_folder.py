@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from train.pictures import DataError, Dataset, Labels
+from train.pictures import DataError, Dataset, Labels, decode
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -44,13 +44,7 @@ class Files:
     labels: Labels
 
     def open(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                image.load()  # a truncated file opens, and fails here
-                return image
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is not a readable picture ({error}); repair or remove it") from None
+        return decode(self.paths[index])
 
 
 def image_folder(root: str | Path) -> Dataset:
@@ -85,7 +79,8 @@ def _pictures_root(base: Path) -> Path:
     raise DataError(f"{base} has neither train/<class>/ nor ILSVRC/Data/CLS-LOC/train/<wnid>/ in it")
 
 
-def _listed(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
+    """Every picture below a folder, sorted by path."""
     # os.walk tells files from folders without asking the disk about each of ImageNet's 1.3 million
     walked = ((Path(parent), names) for parent, _, names in os.walk(folder))
     return sorted(parent / name for parent, names in walked for name in names if _is_picture(name))
@@ -107,7 +102,7 @@ def _by_class(split: Path, wnids: tuple[str, ...], whole: bool = True) -> Files:
         raise DataError(f"{split / strangers[0]} is a class that train/ does not have; remove it, or add it to train/")
     paths, labels = [], []
     for name in found:
-        listed = _listed(split / name)
+        listed = list_pictures(split / name)
         if not listed and whole:
             raise DataError(f"{split / name} holds no picture ({', '.join(sorted(EXTENSIONS))}); fill or remove it")
         paths += listed
@@ -119,7 +114,7 @@ def _by_class(split: Path, wnids: tuple[str, ...], whole: bool = True) -> Files:
 
 def _flat(val: Path, wnids: tuple[str, ...], classes: dict[str, str]) -> Files:
     index = {wnid: i for i, wnid in enumerate(wnids)}
-    paths = _listed(val)
+    paths = list_pictures(val)
     if not paths:
         raise DataError(f"{val} holds no picture ({', '.join(sorted(EXTENSIONS))})")
     for path in paths:
@@ -144,7 +139,7 @@ def _flat_classes(base: Path, pictures: Path) -> dict[str, str]:
     numbers = _numbers(truth)
     wnid_of = _devkit_table(base, pictures, truth)
     classes = {}
-    for path in _listed(pictures / "val"):
+    for path in list_pictures(pictures / "val"):
         digits = re.search(r"(\d+)$", path.stem)
         line = int(digits[1]) if digits else 0
         if not 1 <= line <= len(numbers):

@@ -1,16 +1,31 @@
 """What every source of pictures offers: pictures by index, and their classes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class DataError(Exception):
     """Data cannot be used; the message names the file or folder and says what to do."""
+
+
+def decode(path: Path) -> Image.Image:
+    """Decodes a file.
+
+    Raises:
+        DataError: it is no picture, or a damaged one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # a truncated file opens, and fails here
+            return image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a readable picture ({error}); repair or remove it") from None
 
 
 class Pictures(Protocol):
