@@ -25,6 +25,10 @@ def build_model(recipe: Recipe, args: dict[str, Any], guided: bool = False) -> n
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         hint = "; [guide] is for models of ours with static blocks" if guided else ""
         raise RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}{hint}") from None
+    if (task := getattr(model, "task", "classification")) != recipe.task:
+        raise RecipeError(
+            f"model.name = {recipe.model.name!r} is a model for {task}, and the recipe's task is {recipe.task}"
+        )
     if guided and not (isinstance(model, SkipVisionTransformer) and model.spec.static):
         raise RecipeError(
             f"[guide] trains static blocks, and {recipe.model.name} with these arguments has none; "

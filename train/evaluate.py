@@ -2,9 +2,12 @@
 
     skipvit-evaluate runs/digits
     skipvit-evaluate runs/digits --data builtin:drawn-digits --out /tmp/drawn
+    skipvit-evaluate runs/photos_skipat --sigma 15,25,50
 
-Writes evaluation.json, confusion.png and reliability.png, to CHECKPOINT/evaluation unless told otherwise. Pictures go
-through the very preprocessing that the server applies.
+Writes evaluation.json and pictures, to CHECKPOINT/evaluation unless told otherwise. Of a classifier, the pictures are
+confusion.png and reliability.png, and what it sees goes through the very preprocessing that the server applies. Of a
+denoiser they are, for each picture and sigma, what it and classical methods make of it; the noisy and the clean picture
+as files to send to a server; and a table of PSNR and SSIM.
 """
 
 import argparse
@@ -13,7 +16,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -29,46 +31,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         "skipvit-evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors and checkpoint.json")
-    parser.add_argument("--data", help="builtin:digits, imagefolder:/path ...; what it was trained on unless given")
+    parser.add_argument("--data", help="builtin:digits, gaussian:/path ...; what it was trained on unless given")
     parser.add_argument("--out", type=Path, help="folder for the report; CHECKPOINT/evaluation unless given")
-    parser.add_argument("--batch", type=whole(1), default=256, help="pictures per forward pass")
+    parser.add_argument("--batch", type=whole(1), default=256, help="pictures per forward pass of a classifier")
     parser.add_argument("--workers", type=whole(0), default=0, help="decoding processes")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    denoisers = parser.add_argument_group("denoisers")
+    denoisers.add_argument("--sigma", type=_sigmas, help="Gaussian noise in 1/255, e.g. 15,25,50; 25 unless given")
+    denoisers.add_argument("--ensemble", action="store_true", help="mean over 8 ways to turn and mirror a picture")
+    denoisers.add_argument("--tile", type=whole(8), default=0, help="cut pictures into tiles of so many pixels a side")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from train import measure
+        from skipvit.publishing import write_atomically
+        from train import evaluation
     except ModuleNotFoundError as error:
         return _fail(f"evaluation needs {error.name}; run: pip install 'skipvit[train]'")
     try:
-        report, figures = measure.measure(args.checkpoint, args.data, args.batch, args.workers, args.device)
+        options = evaluation.Options(
+            args.data, args.batch, args.workers, args.device, args.sigma, args.ensemble, args.tile
+        )
+        report = evaluation.evaluate(args.checkpoint, options)
         out = args.out or args.checkpoint / "evaluation"
         out.mkdir(parents=True, exist_ok=True)
-        measure.draw(out, figures)
+        report.draw(out)
         # last, so that a folder with a report has the pictures it speaks of
-        measure.write(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    except (*measure.EXPECTED, OSError) as error:
+        write_atomically(out / REPORT, json.dumps(report.content, indent=2, ensure_ascii=False) + "\n")
+    except (*evaluation.EXPECTED, OSError) as error:
         return _fail(error)
-    _print(report, out)
+    print(*report.table(), f"report: {out / REPORT}", sep="\n")
+    print(json.dumps({"checkpoint": str(args.checkpoint), **report.summary()}))
     return 0
 
 
-def _print(report: dict[str, Any], out: Path) -> None:
-    """A table for people, then one line of JSON."""
-    metrics = report["metrics"]
-    print(f"{report['architecture']} on {report['dataset']}")
-    for name, value in metrics.items():
-        print(f"  {name:<6} {value:.2%}" if name.startswith("top") else f"  {name:<6} {value:.4f}")
-    rows = sorted(report["per_class"], key=lambda row: 2.0 if row["accuracy"] is None else row["accuracy"])
-    shown = rows if len(rows) <= 20 else rows[:10]
-    print(f"  {'class':<24} {'pictures':>8} {'accuracy':>9}" + ("" if shown == rows else "   (the ten worst)"))
-    for row in shown:
-        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
-        print(f"  {row['label'][:24]:<24} {row['support']:>8} {accuracy:>9}")
-    for confusion in report["top_confusions"][:5]:
-        print(f"  {confusion['count']} x {confusion['true']} taken for {confusion['predicted']}")
-    print(f"report: {out / REPORT}")
-    print(json.dumps({"checkpoint": report["checkpoint"], "dataset": report["dataset"], **metrics}))
+def _sigmas(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < sigma <= 255 for sigma in found):
+        raise argparse.ArgumentTypeError(f"needs numbers from 0 to 255 such as 15,25,50, got {text!r}")
+    return tuple(dict.fromkeys(found))
 
 
 def _fail(error: Exception | str) -> int:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from skipvit.checkpoints import DESCRIPTION, CheckpointError
+from skipvit.checkpoints import DESCRIPTION, CheckpointError, load_model
 from skipvit.models import SkipVisionTransformer, Spec
 from skipvit.models.timm_guard import timm
-from skipvit.origin import Origin, OriginError, resolve
+from skipvit.origin import Origin, OriginError, resolve, task_of
 from skipvit.weights import MismatchError, WeightsError, load_weights
 from train.calibrate import calibrate
 from train.recipe import RecipeError
@@ -32,7 +32,7 @@ def load_start(model: nn.Module, source: str, pictures: Callable[[], Iterable[Te
     """
     if source == NONE:
         return ""
-    given, done, twin = open_source("model.weights", source).model, [], None
+    given, done, twin = _given(source), list[str](), None
     if type(given) is timm.models.vision_transformer.VisionTransformer and isinstance(model, SkipVisionTransformer):
         try:
             twin = SkipVisionTransformer.from_vit(given, Spec(tokens=model.spec.tokens), model.choices)
@@ -57,6 +57,16 @@ def load_start(model: nn.Module, source: str, pictures: Callable[[], Iterable[Te
         calibrate(model, twin.to(next(model.parameters()).device), pictures)
         done.append("static matrices inherit its mean attention")
     return "; ".join([f"weights of {source}", *done])
+
+
+def _given(source: str) -> nn.Module:
+    """The trained model that ``source`` names, of any task."""
+    try:
+        if task_of(source) != "classification" and os.path.exists(Path(source) / DESCRIPTION):
+            return load_model(Path(source))[0]
+    except CheckpointError as error:
+        raise RecipeError(f"model.weights = {source!r} cannot be used: {error}") from None
+    return open_source("model.weights", source).model
 
 
 def open_source(key: str, source: str) -> Origin:

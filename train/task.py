@@ -4,6 +4,7 @@ A task gives batches, a loss, figures of merit, and what a checkpoint says of it
 journal know none. The recipe's top-level key ``task`` chooses it; each has a file and a kind of recipe of its own:
 
     classification    train/classification.py    train/classification_recipe.py
+    denoising         train/denoising.py         train/denoising_recipe.py
 """
 
 from collections.abc import Iterator
@@ -116,4 +117,8 @@ def open_task(recipe: Recipe, process: Process) -> Task:
         from train.classification import classification
 
         return classification(recipe, process)
+    if recipe.task == "denoising":
+        from train.denoising import denoising
+
+        return denoising(recipe, process)
     raise RecipeError(f"task = {recipe.task!r} cannot be trained")

@@ -36,6 +36,36 @@ device = "cpu"
 threads = 1
 """
 
+TINY_DENOISER = """
+task = "denoising"
+[model]
+name = "skipat_uformer_micro"
+args = { embed_dim = 8, drop_path_rate = 0.1 }
+[data]
+uri = "gaussian:FOLDER"
+patch = 16
+patches_per_epoch = 24
+[noise]
+kinds = ["gaussian", "poisson-gaussian", "jpeg"]
+[augment]
+permute_channels = true
+mixup = 1.2
+mixup_after = 1
+[optim]
+lr = 2e-3
+clip_norm = 1.0
+ema_decay = 0.9
+[schedule]
+epochs = 2
+warmup_epochs = 0.2
+[run]
+batch = 4
+save_every = 4
+log_every = 1
+device = "cpu"
+threads = 1
+"""
+
 # Overrides that make the tiny recipe a guided DGSSA + GLAD whose λ is 1 from step 7 of 44 on.
 GUIDED = [
     "model.name=dgssa_glad_micro_patch2_8",
@@ -68,6 +98,16 @@ def tiny(tmp_path: Path) -> Path:
     """A recipe of 12 steps of a 3-block SkipAt on the digits, with everything random that a recipe can have."""
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_denoiser(tmp_path: Path, picture: Callable[..., Path]) -> Path:
+    """A recipe of 12 steps of a narrow SkipAt-Uformer, with all that is random, on five generated pictures."""
+    for i in range(5):
+        picture(tmp_path / "clean" / f"{'abcde'[i]}.png", seed=i)
+    path = tmp_path / "tiny_denoiser.toml"
+    path.write_text(TINY_DENOISER.replace("FOLDER", str(tmp_path / "clean")))
     return path
 
 

@@ -1,0 +1,84 @@
+"""What skipvit-evaluate asks of a task: a report on a checkpoint, as JSON, as pictures and as a table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from skipvit.checkpoints import CheckpointError, read_checkpoint
+from train.denormals import flushed_denormals
+from train.distributed import StrategyError
+from train.pictures import DataError
+
+
+class EvaluationError(Exception):
+    """What was asked for does not go with the checkpoint; the message says why."""
+
+
+EXPECTED = (CheckpointError, DataError, StrategyError, EvaluationError)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The program's options; ``sigmas``, ``ensemble`` and ``tile`` are for denoisers. See train/evaluate.py."""
+
+    data: str | None
+    batch: int
+    workers: int
+    device: Literal["auto", "cpu", "cuda"]
+    sigmas: tuple[float, ...] | None = None
+    ensemble: bool = False
+    tile: int = 0
+
+
+class Report(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What evaluation.json holds."""
+        ...
+
+    def draw(self, out: Path) -> None:
+        """Writes the pictures that go with it into a folder."""
+        ...
+
+    def table(self) -> list[str]:
+        """Lines for people."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """What the last line of the program's output says, beside the checkpoint."""
+        ...
+
+
+def evaluate(checkpoint: Path, options: Options) -> Report:
+    """Evaluates a checkpoint of any task.
+
+    Raises:
+        EXPECTED: the checkpoint, the data or an option cannot be used.
+    """
+    task = read_checkpoint(checkpoint).task
+    with flushed_denormals():
+        if task == "classification":
+            from train.measure_classifier import measure_classifier
+
+            if options.sigmas or options.ensemble or options.tile:
+                raise EvaluationError("--sigma, --ensemble and --tile are for denoisers; leave them out")
+            return measure_classifier(checkpoint, options)
+        if task == "denoising":
+            from train.measure_denoiser import measure_denoiser
+
+            return measure_denoiser(checkpoint, options)
+    raise EvaluationError(f"{checkpoint} is a model for {task}, which is not evaluated here")
+
+
+def trained_on(recipe: dict[str, Any], checkpoint: Path) -> str:
+    """The URI of a checkpoint's data.
+
+    Raises:
+        DataError: its recipe does not say.
+    """
+    uri = (recipe.get("data") or {}).get("uri")
+    if not isinstance(uri, str):
+        raise DataError(f"{checkpoint} does not say what it was trained on; give --data")
+    return uri
