@@ -172,11 +172,17 @@ class ClipDecoder:
             height=height,
             time_base=_pair(stream.time_base or Fraction(1, 1000)),
             rate=_pair(self._clock.rate),
+            frames=self._claimed_frames(),
             pixel_aspect=_pair(aspect),
             primaries=int(context.color_primaries),
             transfer=int(context.color_trc),
             notes=tuple(self._changes()),
         )
+
+    def _claimed_frames(self) -> int:
+        seconds = Fraction(self._file.duration or 0, 1_000_000)
+        claimed = self._stream.frames or round(seconds * self._clock.rate)
+        return max(0, min(claimed, self._limits.max_frames))
 
     def _changes(self) -> Iterator[str]:
         streams = self._file.streams

@@ -8,7 +8,7 @@ Timestamps are the input's: in MP4 to the input's own precision, in Matroska to 
 
 import io
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
@@ -19,9 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from serve.errors import TooLarge
-from serve.video_frames import ClipHeader, TimedFrame
-
-VideoType = Literal["video/mp4", "video/x-matroska"]
+from serve.video_frames import ClipHeader, TimedFrame, VideoType
 
 _CRF = "14"
 _THREADS = 2

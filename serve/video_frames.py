@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+VideoType = Literal["video/mp4", "video/x-matroska"]
 RgbFrame = npt.NDArray[np.uint8]  # (height, width, 3)
 
 
@@ -28,6 +30,7 @@ class ClipHeader:
     height: int
     time_base: tuple[int, int]  # the finest step between timestamps, in seconds
     rate: tuple[int, int]  # average frames/s as far as the container tells, or 0
+    frames: int  # as the container claims, or 0: good for a progress bar and nothing else
     pixel_aspect: tuple[int, int]  # width : height of one pixel
     primaries: int  # colour primaries and transfer function by their numbers in ITU-T H.273
     transfer: int

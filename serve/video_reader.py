@@ -31,25 +31,23 @@ from serve.video_frames import ClipHeader, TimedFrame, VideoLimits
 logger = logging.getLogger(__name__)
 
 _MAX_LINE = 1 << 16
+_EXIT_WITHIN_S = 5.0
+_OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)  # Windows has no such signal, and sets no such limit
 _ERRORS: dict[int, type[RequestError]] = {400: BadVideo, 413: TooLarge}
 
 
 class ClipReader:
-    """A clip being decoded by a child process: ``header``, then frames by iterating, then ``notes``.
+    """A clip being decoded by a child process, which lives as long as the context that this is.
 
-    Used by one thread; only ``close`` may be called from another, and ends the child at once.
+    Used by one thread; only ``kill`` may be called from another. ``begin`` and iterating raise BadVideo where the bytes
+    are no clip that can be read, and TooLarge where it is over a limit.
     """
 
-    def __init__(self, data: bytes, limits: VideoLimits, what: str) -> None:
-        """Starts decoding, and waits for the first frame's header.
-
-        Raises:
-            BadVideo: the bytes are no clip that can be read.
-            TooLarge: it is over a limit.
-        """
+    def __init__(self, limits: VideoLimits, what: str) -> None:
         self._limits = limits
         self._what = what
         self.notes: list[str] = []
+        self._killed = False
         root = str(Path(__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._child = subprocess.Popen(
@@ -59,12 +57,15 @@ class ClipReader:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        try:
-            self._send(data)
-            self.header = self._read_header()
-        except BaseException:
-            self.close()
-            raise
+
+    def begin(self, data: bytes) -> ClipHeader:
+        """Hands the clip over, waits until its first frame is decoded, and returns what is known by then."""
+        self._send(data)
+        message = self._receive()
+        self._header = ClipHeader(**{**message, "notes": tuple(message["notes"])})
+        if not 0 < self._header.width * self._header.height <= self._limits.max_frame_pixels:
+            raise self._given_up()
+        return self._header
 
     def __enter__(self) -> Self:
         return self
@@ -72,19 +73,21 @@ class ClipReader:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the child, whatever it is doing."""
-        self._child.kill()
+        self.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
 
+    def kill(self) -> None:
+        """Ends the child, whatever it is doing; who waits for it gets BadVideo."""
+        self._killed = True
+        self._child.kill()
+
     def __iter__(self) -> Iterator[TimedFrame]:
-        shape = (self.header.height, self.header.width, 3)
+        """The frames, and when they are shown; after the last of them ``notes`` says what was changed."""
+        shape = (self._header.height, self._header.width, 3)
         size = shape[0] * shape[1] * 3
         for _ in range(self._limits.max_frames + 1):
             message = self._receive()
@@ -102,13 +105,6 @@ class ClipReader:
             self._child.stdin.write(json.dumps(order).encode() + b"\n")
             self._child.stdin.write(data)
             self._child.stdin.close()
-
-    def _read_header(self) -> ClipHeader:
-        message = self._receive()
-        header = ClipHeader(**{**message, "notes": tuple(message["notes"])})
-        if not 0 < header.width * header.height <= self._limits.max_frame_pixels:
-            raise self._given_up()
-        return header
 
     def _receive(self) -> dict[str, Any]:
         assert self._child.stdout is not None
@@ -133,16 +129,20 @@ class ClipReader:
 
     def _given_up(self) -> RequestError:
         """What a child that died, or said nonsense, means for the clip."""
-        self._child.kill()
-        code = self._child.wait()
+        try:
+            code = self._child.wait(_EXIT_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._child.wait()
         limits = self._limits
-        if code == -signal.SIGXCPU:
+        if code == -_OUT_OF_TIME:
             return TooLarge(
                 "video_too_slow",
                 f"decoding {self._what} took more than {limits.cpu_s:g} s of computing",
                 "send a shorter or smaller clip, or one of an older codec such as H.264",
             )
-        if code == -signal.SIGKILL or code == _OUT_OF_MEMORY:
+        # Systems that run out of memory kill whoever has most of it.
+        if code == _OUT_OF_MEMORY or (code == -signal.SIGKILL and not self._killed):
             return TooLarge(
                 "video_too_large",
                 f"decoding {self._what} took more than {limits.memory_bytes >> 20} MiB of memory",

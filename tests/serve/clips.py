@@ -116,3 +116,11 @@ def million_frames(claimed: int = 10_000_000) -> bytes:
         for offset, value in fields.items():
             data[start + offset : start + offset + 4] = value.to_bytes(4, "big")
     return bytes(data)
+
+
+def decoded(data: bytes) -> tuple[list[Frame], list[Fraction]]:
+    """Frames of a file and their times in seconds, as FFmpeg has them."""
+    with av.open(io.BytesIO(data)) as file:
+        frames = list(file.decode(video=0))
+        times = [frame.pts * frame.time_base for frame in frames]
+        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in frames], times

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import TooLarge
-from serve.video_encoding import ClipEncoder, VideoType
-from serve.video_frames import ClipHeader, TimedFrame
-from tests.serve.clips import Frame, gradient_frames, noise_frames
+from serve.video_encoding import ClipEncoder
+from serve.video_frames import ClipHeader, TimedFrame, VideoType
+from tests.serve.clips import Frame, decoded, gradient_frames, noise_frames
 
-HEADER = ClipHeader(64, 48, (1, 30000), (30000, 1001), (1, 1), 2, 2, ())
+HEADER = ClipHeader(64, 48, (1, 30000), (30000, 1001), 0, (1, 1), 2, 2, ())
 STEP = Fraction(1001, 30000)
 
 
@@ -28,18 +28,11 @@ def encode(
     return encoder.finish()
 
 
-def decode(data: bytes) -> tuple[list[Frame], list[Fraction]]:
-    with av.open(io.BytesIO(data)) as file:
-        frames = list(file.decode(video=0))
-        times = [frame.pts * frame.time_base for frame in frames]
-        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in frames], times
-
-
 @settings(max_examples=20, deadline=None)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), count=st.integers(1, 4))
 def test_matroska_keeps_every_bit_at_every_size(height: int, width: int, count: int) -> None:
     frames = noise_frames(count, height, width)
-    got, _ = decode(encode("video/x-matroska", frames))
+    got, _ = decoded(encode("video/x-matroska", frames))
     assert len(got) == count
     assert all(np.array_equal(one, other) for one, other in zip(got, frames, strict=True))
 
@@ -48,7 +41,7 @@ def test_matroska_keeps_every_bit_at_every_size(height: int, width: int, count: 
 def test_mp4_keeps_the_size_and_nearly_the_pixels(height: int, width: int) -> None:
     frames = gradient_frames(5, height, width)
     data = encode("video/mp4", frames)
-    got, times = decode(data)
+    got, times = decoded(data)
     assert got[0].shape == (height, width, 3)
     assert times == [k * STEP for k in range(5)]
     assert max(np.abs(one.astype(int) - other).mean() for one, other in zip(got, frames, strict=True)) < 6
@@ -82,13 +75,13 @@ def test_uneven_timestamps_are_kept() -> None:
     times = [Fraction(k, 1000) for k in (0, 40, 50, 400, 401, 1000)]
     header = ClipHeader(**{**vars(HEADER), "time_base": (1, 1000)})
     for kind in ("video/mp4", "video/x-matroska"):
-        _, got = decode(encode(kind, gradient_frames(6), header, times))
+        _, got = decoded(encode(kind, gradient_frames(6), header, times))
         assert [time - got[0] for time in got] == times
 
 
 def test_frames_too_close_for_the_format_are_not_lost() -> None:
     times = [Fraction(k, 90_000) for k in range(6)]
-    got, stamps = decode(encode("video/x-matroska", noise_frames(6), HEADER, times))
+    got, stamps = decoded(encode("video/x-matroska", noise_frames(6), HEADER, times))
     assert len(got) == 6
     assert stamps == sorted(set(stamps))
 

@@ -32,9 +32,10 @@ LIMITS = VideoLimits(max_frames=40, max_frame_pixels=100_000, max_pixels=1_000_0
 
 
 def read(data: bytes, limits: VideoLimits = LIMITS) -> tuple[ClipHeader, list[TimedFrame], list[str]]:
-    with ClipReader(data, limits, "the clip") as reader:
+    with ClipReader(limits, "the clip") as reader:
+        header = reader.begin(data)
         frames = list(reader)
-        return reader.header, frames, [*reader.header.notes, *reader.notes]
+        return header, frames, [*header.notes, *reader.notes]
 
 
 def error_of(data: bytes, limits: VideoLimits = LIMITS) -> RequestError:
@@ -49,7 +50,7 @@ def error_of(data: bytes, limits: VideoLimits = LIMITS) -> RequestError:
 def test_lossless_clips_come_bit_for_bit(height: int, width: int) -> None:
     frames = noise_frames(5, height, width)
     header, got, notes = read(clip(frames))
-    assert (header.height, header.width) == (height, width)
+    assert (header.height, header.width, header.frames) == (height, width, 5)
     assert len(got) == 5
     assert all(np.array_equal(frame.pixels, sent) for frame, sent in zip(got, frames, strict=True))
     assert notes == []
@@ -292,11 +293,12 @@ def test_damage_anywhere_gives_frames_or_a_plain_error(data: st.DataObject) -> N
     assert len(frames) <= LIMITS.max_frames
 
 
-def test_closing_ends_the_process_at_once() -> None:
-    reader = ClipReader(clip(noise_frames(30)), LIMITS, "the clip")
-    child = reader._child
-    next(iter(reader))
-    reader.close()
-    assert child.returncode is not None
-    with pytest.raises((BadVideo, ValueError)):
-        next(iter(reader))
+def test_killing_ends_the_process_and_whoever_waits_for_it() -> None:
+    with ClipReader(LIMITS, "the clip") as reader:
+        reader.begin(clip(noise_frames(30)))
+        frames = iter(reader)
+        next(frames)
+        reader.kill()
+        with pytest.raises(BadVideo):
+            list(frames)
+    assert reader._child.returncode is not None
