@@ -16,12 +16,14 @@ from serve.admission import Admission
 from serve.classify import Classify
 from serve.decoding import ImageLimits
 from serve.denoise import Denoise
+from serve.denoise_video import DenoiseVideo
 from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.metrics import Metrics
 from serve.openapi import openapi_of
 from serve.openapi_classify import CLASSIFY
 from serve.openapi_denoise import DENOISE
+from serve.openapi_denoise_video import DENOISE_VIDEO
 from serve.pages import page_routes
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
@@ -43,6 +45,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames), batchers)
     classify = Classify(settings, repository, admission, decoding, metrics)
     denoise = Denoise(settings, repository, admission, metrics)
+    denoise_video = DenoiseVideo(settings, repository, admission, metrics)
     _watch(metrics, repository, decoding)
 
     @asynccontextmanager
@@ -57,6 +60,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
             repository.drain()
             await warming
             await denoise.close()
+            denoise_video.close()
             await asyncio.to_thread(_close, decoding, repository)
 
     app = FastAPI(
@@ -69,7 +73,11 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         lifespan=lifespan,
     )
     # What is matched first comes first: these are asked for most.
-    inference: dict[str, ASGIApp] = {ROUTES["classification"]: classify, ROUTES["denoising"]: denoise}
+    inference: dict[str, ASGIApp] = {
+        ROUTES["classification"]: classify,
+        ROUTES["denoising"]: denoise,
+        ROUTES["video-denoising"]: denoise_video,
+    }
     app.router.routes[:0] = [
         Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
     ]
@@ -77,7 +85,11 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
-    described = {ROUTES["classification"]: CLASSIFY, ROUTES["denoising"]: DENOISE}
+    described = {
+        ROUTES["classification"]: CLASSIFY,
+        ROUTES["denoising"]: DENOISE,
+        ROUTES["video-denoising"]: DENOISE_VIDEO,
+    }
     app.openapi = openapi_of(app, described)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)

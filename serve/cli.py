@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -83,6 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         repository = Repository.open(args.models_dir, settings)
     except ArtifactError as error:
         return _fail(str(error))
+    videos = [model.name for model in repository.models.values() if model.task == "video-denoising"]
+    if videos and find_spec("av") is None:
+        repository.close()
+        return _fail(
+            f"model {videos[0]!r} denoises video, which needs PyAV; run: pip install 'skipvit[video]', "
+            "or serve a folder without that model"
+        )
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:

@@ -14,7 +14,7 @@ _QUALITY = {
     "default": DEFAULT_QUALITY,
     "description": "Of a JPEG or WebP; a PNG is exact",
 }
-_STAGES = {
+STAGES = {
     "read": "reading the request's body",
     "decode": "decoding the picture",
     "queue": "the first tile's wait for the engine",
@@ -22,9 +22,9 @@ _STAGES = {
     "encode": "encoding the answer",
     "total": "from the request's first byte to its answer's first",
 }
-_HEADERS: dict[str, Any] = {
+HEADERS: dict[str, Any] = {
     "Server-Timing": {
-        "description": "Milliseconds: " + "; ".join(f"{stage}: {what}" for stage, what in _STAGES.items()),
+        "description": "Milliseconds: " + "; ".join(f"{stage}: {what}" for stage, what in STAGES.items()),
         "schema": TEXT,
         "example": "read;dur=4.1, decode;dur=88.0, queue;dur=0.2, denoise;dur=712.5, encode;dur=61.3, total;dur=869.0",
     },
@@ -70,7 +70,7 @@ def _operation() -> dict[str, Any]:
     answer = {
         "description": "The picture without its noise: as large as it came, grey or in colour as it came, with its "
         "transparency, its ICC profile and its EXIF block",
-        "headers": _HEADERS,
+        "headers": HEADERS,
         "content": dict.fromkeys(ANSWERS, BINARY),
     }
     return {

@@ -64,6 +64,21 @@ class Settings(BaseSettings):
     max_tiles_in_flight: int = Field(default=0, ge=0)
     """Tiles of one picture that wait or run at a time; 0 takes half as many again as a denoiser has threads."""
 
+    max_videos: int = Field(default=2, ge=1, le=64)
+    """Clips being denoised at a time; more are answered with 429 and a Retry-After."""
+    max_video_frames: int = Field(default=600, ge=1)
+    """Most frames of a clip, counted while it is decoded."""
+    max_video_frame_pixels: int = Field(default=9_000_000, ge=1)
+    """Largest width x height of a clip; a window of its frames is held in memory."""
+    max_video_pixels: int = Field(default=300_000_000, ge=1)
+    """Most pixels of all frames of a clip together, counted while it is decoded."""
+    max_video_answer_bytes: int = Field(default=128 << 20, ge=1)
+    """Largest denoised clip, which is held in memory until it is complete."""
+    max_video_decoder_bytes: int = Field(default=1 << 30, ge=512 << 20)
+    """Memory, as addresses, of the process that decodes a clip; its libraries alone take a quarter of 1 GiB."""
+    video_decode_s: float = Field(default=60.0, ge=1)
+    """Computing time of the process that decodes a clip."""
+
     lame_duck_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
     drain_s: float = Field(default=30.0, ge=0)

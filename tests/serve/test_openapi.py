@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from serve.tasks import ROUTES, SAMPLE
 from tests.serve.servers import png
 
-CLASSIFY, DENOISE = ROUTES["classification"], ROUTES["denoising"]
+CLASSIFY, DENOISE, VIDEO = ROUTES["classification"], ROUTES["denoising"], ROUTES["video-denoising"]
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 OPERATIONS = [
     ("POST", CLASSIFY, POSITIVE),
@@ -22,6 +22,8 @@ OPERATIONS = [
     ("POST", DENOISE, NEGATIVE),
     ("PUT", DENOISE, POSITIVE),
     ("PUT", DENOISE, NEGATIVE),
+    ("POST", VIDEO, POSITIVE),
+    ("POST", VIDEO, NEGATIVE),
     ("GET", "/livez", POSITIVE),
     ("GET", "/readyz", POSITIVE),
     ("GET", "/v1/models", POSITIVE),
@@ -59,7 +61,7 @@ def test_real_answers_have_the_described_shape(api: Any, url: str) -> None:
 
 def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
     spec = httpx.get(f"{url}/openapi.json").json()
-    assert list(spec["paths"]) == [CLASSIFY, DENOISE, "/livez", "/readyz", "/v1/models", SAMPLE]
+    assert list(spec["paths"]) == [CLASSIFY, DENOISE, VIDEO, "/livez", "/readyz", "/v1/models", SAMPLE]
     post = spec["paths"][CLASSIFY]["post"]
     assert set(post["requestBody"]["content"]) == {
         "image/*",

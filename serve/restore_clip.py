@@ -1,0 +1,194 @@
+"""A clip through a video denoiser: decode, cut, run, blend and encode, one window of frames in memory.
+
+Runs in a thread of its own. The tiles of a window, all its frames deep, go to the model's batcher beside those of other
+requests, a few at a time. Decoding is another process and the model has threads of its own, so the three overlap.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numpy as np
+import numpy.typing as npt
+
+from serve.noise_level import noise_sigma
+from serve.repository import ServedModel
+from serve.restoring import Stopped, plan_for
+from serve.ticket import Ticket
+from serve.video_encoding import ClipEncoder
+from serve.video_frames import RgbFrame, TimedFrame, VideoLimits, VideoType
+from serve.video_reader import ClipReader
+from skipvit.clips import Window, slide
+from skipvit.tiling import Blender, Plan, Tile
+
+# Frames of the first window that the noise is measured on: its strength does not change within a short clip.
+_MEASURED_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class ClipOrder:
+    """What is to become of a clip: its bytes, how to call it in messages, and what was asked for."""
+
+    data: bytes
+    what: str
+    kind: VideoType
+    sigma: float | None  # in 1/255; None to have it measured
+    limits: VideoLimits
+    max_bytes: int  # of the answer
+    tiles_ahead: int
+
+
+@dataclass(frozen=True)
+class ClipAnswer:
+    """A finished clip, and what there is to say of it."""
+
+    data: bytes
+    frames: int
+    sigma: int
+    notes: list[str]
+
+
+class ClipWork:
+    """One clip in the hands of a model. ``run`` blocks; ``stop`` may be called from another thread.
+
+    ``progress`` is called after each window with the frames that are done, and the frames that the container claims,
+    or 0.
+    """
+
+    def __init__(self, order: ClipOrder, model: ServedModel, progress: Callable[[int, int], None]) -> None:
+        self._order = order
+        self._model = model
+        self._progress = progress
+        self._done: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._flight: dict[Ticket, Tile] = {}
+        self._lock = threading.Lock()
+        self._reader: ClipReader | None = None
+        self._stopped = False
+        self.waits_s: list[float] = []  # of each tile, for the engine
+        self.runs_s: list[float] = []  # of each tile in the engine
+        # Seconds that this thread waited for frames, for tiles, and for the encoder.
+        self.seconds = {"decode": 0.0, "denoise": 0.0, "encode": 0.0}
+
+    def stop(self) -> None:
+        """Ends the decoder's process at once and ``run`` at its next step."""
+        with self._lock:
+            self._stopped = True
+            if self._reader is not None:
+                self._reader.kill()
+        self._done.put(None)
+
+    def run(self) -> ClipAnswer:
+        """Returns the restored clip.
+
+        Raises:
+            RequestError: the clip cannot be read, is over a limit, or the model failed on it.
+            Stopped: ``stop`` was called.
+        """
+        try:
+            with ClipReader(self._order.limits, self._order.what) as reader:
+                return self._run(reader)
+        except Exception:
+            if self._stopped:  # whatever broke, broke because the decoder was taken away
+                raise Stopped from None
+            raise
+        finally:
+            for ticket in self._flight:
+                ticket.abandoned = True
+
+    def _run(self, reader: ClipReader) -> ClipAnswer:
+        order, tiling = self._order, self._model.tiling
+        with self._lock:
+            self._reader = reader
+            if self._stopped:
+                raise Stopped
+        with self._timed("decode"):
+            header = reader.begin(order.data)
+        encoder = ClipEncoder(order.kind, header, order.max_bytes)
+        tiles = plan_for(header.width, header.height, tiling, order.limits.max_frame_pixels)
+        sigma = order.sigma
+        done = 0
+        for window, frames in slide(self._frames(reader), tiling.frames, tiling.lead, tiling.lag):
+            with self._timed("denoise"):
+                if sigma is None:
+                    sigma = measured_sigma([frame.pixels for frame in frames])
+                restored = self._restore(window, frames, tiles, round(sigma))
+            with self._timed("encode"):
+                for frame, pixels in zip(frames[window.kept], restored, strict=True):
+                    encoder.add(TimedFrame(pixels, frame.time, frame.duration))
+            done += window.count
+            self._progress(done, header.frames)
+        assert sigma is not None, "a clip has at least one frame, and so at least one window"
+        notes = [*header.notes, *reader.notes, *encoder.notes]
+        if order.sigma is None:
+            notes.append(f"the noise was measured as sigma {round(sigma)}")
+        with self._timed("encode"):
+            data = encoder.finish()
+        return ClipAnswer(data, done, round(sigma), notes)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - started
+
+    def _frames(self, reader: ClipReader) -> Iterator[TimedFrame]:
+        frames = iter(reader)
+        while True:
+            with self._timed("decode"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _restore(self, window: Window, frames: list[TimedFrame], tiles: Plan, sigma: int) -> npt.NDArray[np.uint8]:
+        """The kept frames of a window, (kept, H, W, 3)."""
+        picture = np.stack([frame.pixels for frame in frames], axis=2)  # (H, W, T, 3): tiles are cut of the first two
+        restored = np.empty((window.count, tiles.height, tiles.width, 3), np.uint8)
+        blender = Blender(tiles, window.count * 3)
+        waiting = deque(tiles)
+        while waiting or self._flight:
+            if self._stopped:
+                raise Stopped
+            if waiting and len(self._flight) < self._order.tiles_ahead and blender.has_room(waiting[0]):
+                self._send(waiting.popleft(), tiles, picture, sigma)
+            else:
+                self._receive(blender, window, restored)
+        return restored
+
+    def _send(self, tile: Tile, tiles: Plan, picture: npt.NDArray[np.uint8], sigma: int) -> None:
+        ticket = Ticket(self._done.put)
+        ticket.pixels = np.empty(self._model.row, np.uint8)  # (T, tile, tile, 4)
+        ticket.pixels[..., :3] = tiles.cut(picture, tile).transpose(2, 0, 1, 3)  # (tile, tile, T, 3) -> time first
+        ticket.pixels[..., 3] = sigma
+        self._flight[ticket] = tile
+        self._model.batcher.expect()
+        self._model.batcher.put(ticket)
+
+    def _receive(self, blender: Blender, window: Window, restored: npt.NDArray[np.uint8]) -> None:
+        ticket = self._done.get()
+        if ticket is None:
+            raise Stopped
+        tile = self._flight.pop(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.result is not None, "a ticket without an error has a result"
+        self.waits_s.append(ticket.queue_s)
+        self.runs_s.append(ticket.infer_s)
+        _, side, _, _ = ticket.result.shape
+        # (T, tile, tile, 3) -> (tile, tile, kept, 3) -> (tile, tile, kept * 3)
+        channels = ticket.result[window.kept].transpose(1, 2, 0, 3).reshape(side, side, window.count * 3)
+        for top, left, pixels in blender.add(tile, channels):
+            height, width, _ = pixels.shape
+            # (h, w, kept * 3) -> (kept, h, w, 3)
+            strip = pixels.reshape(height, width, window.count, 3).transpose(2, 0, 1, 3)
+            restored[:, top : top + height, left : left + width] = strip
+
+
+def measured_sigma(frames: Sequence[RgbFrame]) -> float:
+    """The noise of a clip, in 1/255: the median over a few frames spread over its first window."""
+    step = max(1, len(frames) // _MEASURED_FRAMES)
+    return float(np.median([noise_sigma(frame) for frame in frames[::step][:_MEASURED_FRAMES]]))
