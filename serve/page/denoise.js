@@ -35,6 +35,7 @@ export class DenoiseView {
 
   // The picture of before is sent to the models chosen now; without one, the first bundled photograph.
   choose(model, other, named) {
+    this.#keep([]);
     this.#models = [model, other].filter(Boolean);
     this.#named = named;
     $("answer-title").textContent = "Before and after";
@@ -90,14 +91,18 @@ export class DenoiseView {
   }
 
   #open(source) {
-    if (source !== this.#source && !source.sample) $("own-noise").checked = false;
+    if (source !== this.#source) {
+      $("own-noise").checked = false;
+      this.#keep([]);  // what was made of another picture has nothing to do with this one
+    }
     this.#source = source;
     this.#pixels?.close();
     const noisy = Boolean(source.sample) || $("own-noise").checked;
     this.#pixels = noisy ? new Pixels(source.blob) : null;
-    $("sigma").disabled = !noisy;
+    $("noise-row").hidden = !noisy;
     $("own-row").hidden = Boolean(source.sample);
     $("drop").hidden = true;
+    $("photo-tools").hidden = false;
     $("format").value = !noisy && KEPT_TYPES.includes(source.type) ? source.type : "image/png";
     this.#markSample();
     this.#run();
@@ -121,7 +126,7 @@ export class DenoiseView {
     if (signal.aborted) return null;
     if (this.#sent?.image) URL.revokeObjectURL(this.#sent.image.src);
     this.#sent = sent;
-    this.#stage.show({ before: sent.image, after: this.#outcomes[0]?.image });
+    this.#showPair();
     return sent;
   }
 
@@ -190,15 +195,20 @@ export class DenoiseView {
   }
 
   #show(sent, outcomes) {
-    for (const { image } of this.#outcomes) if (image) URL.revokeObjectURL(image.src);
-    this.#outcomes = outcomes;
+    this.#keep(outcomes);
     const failed = outcomes.find(({ problem }) => problem);
     if (failed) showError(failed.problem); else $("error").hidden = true;
     const worked = outcomes.some(({ problem }) => !problem);
     document.body.dataset.state = worked ? "done" : "error";
+    this.#stage.stale = false;
     this.#showPair();
     if (worked) showDenoised({ models: this.#models, named: this.#named, source: this.#source, sent, outcomes, type: $("format").value });
     else clearDenoised();
+  }
+
+  #keep(outcomes) {
+    for (const { image } of this.#outcomes) if (image) URL.revokeObjectURL(image.src);
+    this.#outcomes = outcomes;
   }
 
   // Which two of the pictures the divider stands between.
@@ -207,7 +217,6 @@ export class DenoiseView {
     const pair = this.#models.length > 1 ? [[0, 1], [0, 2], [1, 2]][$("pair").value] : [0, 1];
     const names = ["before", ...this.#models.map(({ name }) => (this.#models.length > 1 ? name : "after"))];
     this.#stage.name(...pair.map((index) => names[index]));
-    this.#stage.stale = false;
     this.#stage.show({ before: pictures[pair[0]], after: pictures[pair[1]] });
   }
 
@@ -218,8 +227,8 @@ export class DenoiseView {
   #fail(problem) {
     this.#watch.stop();
     document.body.dataset.state = "error";
-    this.#outcomes = [];
-    this.#stage.show({ before: this.#sent?.image });
+    this.#keep([]);
+    this.#showPair();
     clearDenoised();
     showError(problem);
   }
@@ -230,6 +239,7 @@ export class DenoiseView {
     clearAnswer();
     clearDenoised();
     this.#stage.show({});
+    for (const id of ["photo-tools", "noise-row", "own-row"]) $(id).hidden = true;
     $("status").textContent = "The clean picture appears here.";
   }
 }

@@ -2,7 +2,7 @@
 
 import { showTimes } from "/page/answer.js";
 import { denoiseUrl } from "/page/ask.js";
-import { $, curlLine, element, megapixels, milliseconds, showCurl } from "/page/parts.js";
+import { $, curlLine, element, megapixels, milliseconds, sentence, showCurl } from "/page/parts.js";
 
 const STAGES = ["read", "decode", "queue", "denoise", "encode"];
 const EXTENSIONS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp" };
@@ -16,7 +16,7 @@ export function showDenoised({ models, named, source, sent, outcomes, type }) {
   $("status").textContent = saying(models, sent, outcomes);
   const names = models.length > 1 ? models.map(({ name }) => name) : ["after"];
   showTable(["", "before", ...names], rowsOf(sent, outcomes, width * height / 1e6));
-  $("note").textContent = good.note ?? "";
+  $("note").textContent = sentence(good.note ?? "");
   $("note").hidden = !good.note;
   if (outcomes.length === 1) showTimes(STAGES, timesOf(good), good.roundTrip); else $("timing").hidden = true;
   showFiles({ models, named, source, sent, good, type });
@@ -55,7 +55,7 @@ function differing(one, two, measure, words) {
 function rowsOf(sent, outcomes, size) {
   const each = (figure) => outcomes.map((outcome) => (outcome.problem ? NONE : figure(outcome)));
   const rows = [
-    ["megapixels/s", "", ...each(({ times, roundTrip }) => (size / (times.total ?? roundTrip) * 1000).toPrecision(2))],
+    ["megapixels/s", "", ...each(({ times, roundTrip }) => threeDigits(size / (times.total ?? roundTrip) * 1000))],
     ["tiles", "", ...each(({ tiles }) => tiles ?? NONE)],
   ];
   if (outcomes.length > 1) {
@@ -69,6 +69,8 @@ function rowsOf(sent, outcomes, size) {
   }
   return rows;
 }
+
+function threeDigits(value) { return value < 100 ? value.toPrecision(3) : value.toFixed(0); }
 
 function decibels(psnr) {
   if (psnr === null) return NONE;

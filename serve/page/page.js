@@ -97,8 +97,9 @@ function factsOf(model) {
   if (model.params) facts.push(`${short(model.params)} parameters`);
   if (model.macs) facts.push(`${short(model.macs)} MACs`);
   if (model.classes) facts.push(`${model.classes} classes`);
-  const top1 = model.evaluation?.metrics.top1;
+  const { top1, psnr } = model.evaluation?.metrics ?? {};
   if (top1 !== undefined) facts.push(`${percent(top1)} right on ${model.evaluation.dataset}`);
+  if (psnr !== undefined) facts.push(`${psnr.toFixed(2)}\u00a0dB on ${model.evaluation.dataset}`);
   return facts.join(" · ");
 }
 

@@ -38,7 +38,7 @@ export function showProblem(box, problem) {
 export function inWords(problem) {
   if (problem instanceof TypeError) return { message: "The server cannot be reached.", hint: "Is it still running?", id: "" };
   const id = problem.code ? [problem.code, problem.status, `request ${problem.id}`].filter(Boolean).join(" · ") : "";
-  return { message: capital(problem.message), hint: capital(problem.hint ?? ""), id };
+  return { message: sentence(problem.message), hint: sentence(problem.hint ?? ""), id };
 }
 
 // The command that sends the same from a terminal, and the file it sends where the page made that.
@@ -65,7 +65,9 @@ function quoted(text) { return /^[\w./:@%-]+$/.test(text) ? text : `'${text.repl
 // A figure and its unit stay on one line.
 export function percent(share) { return `${(share * 100).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)}\u00a0%`; }
 
-export function milliseconds(ms) { return `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u00a0ms`; }
+export function milliseconds(ms) {
+  return ms < 1000 ? `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)}\u00a0ms` : `${(ms / 1000).toPrecision(ms < 1e5 ? 3 : 4)}\u00a0s`;
+}
 
 export function megapixels(width, height) {
   const count = width * height / 1e6;
@@ -93,4 +95,4 @@ export class Stopwatch {
   }
 }
 
-function capital(text) { return text ? text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".") : ""; }
+export function sentence(text) { return text ? text[0].toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".") : ""; }

@@ -3,7 +3,7 @@
 import { clearAnswer, showError, showTimes } from "/page/answer.js";
 import { denoiseVideo, videoUrl } from "/page/ask.js";
 import { BeforeAfter } from "/page/beforeafter.js";
-import { $, Stopwatch, curlLine, megapixels, showCurl } from "/page/parts.js";
+import { $, Stopwatch, curlLine, megapixels, sentence, showCurl } from "/page/parts.js";
 import { Player, readyVideo } from "/page/player.js";
 
 export class VideoView {
@@ -85,17 +85,17 @@ export class VideoView {
 
   get #sigma() { return $("clip-sigma").value; }
 
-  #finish({ blob, times, roundTrip }, after) {
+  #finish({ blob, times, frames, notes, roundTrip }, after) {
     this.#begin();
     document.body.dataset.state = "done";
     this.#show(after);
     if (after) $("batch").textContent = `${megapixels(after.videoWidth, after.videoHeight)}, ${after.duration.toFixed(1)} s`;
     $("batch").hidden = !after;
-    $("status").textContent = `${this.#model.name} cleaned the clip.${unplayable(this.#before, after)}`;
-    if (times) {
-      const { total = roundTrip, ...stages } = times;
-      showTimes(Object.keys(stages), { ...stages, total }, roundTrip);
-    }
+    $("status").textContent = `${this.#model.name} cleaned ${frames} frames.${unplayable(this.#before, after)}`;
+    $("clip-note").textContent = notes.map(sentence).join(" ");
+    $("clip-note").hidden = !notes.length;
+    const { total, ...stages } = times;
+    showTimes(Object.keys(stages), { ...stages, total }, roundTrip);
     URL.revokeObjectURL($("clean-clip").href);
     $("clean-clip").href = URL.createObjectURL(blob);
     $("clean-clip").download = `${this.#clip.name.replace(/\.\w+$/, "")}_clean.${blob.type.includes("matroska") ? "mkv" : "mp4"}`;
@@ -118,7 +118,7 @@ export class VideoView {
 
   #clear() {
     clearAnswer();
-    for (const id of ["again", "clean-clip"]) $(id).hidden = true;
+    for (const id of ["again", "clean-clip", "clip-note"]) $(id).hidden = true;
   }
 
   #reset() {
@@ -135,10 +135,10 @@ function unplayable(before, after) {
   return before ? "" : " This browser cannot play it as it came.";
 }
 
-// Lines count what is done where the server knows of how many.
+// Not every file says how many frames it has.
 function progress({ done, frames }) {
+  $("status").textContent = `Denoising: ${done}${frames ? ` of ${frames}` : ""} frames done.`;
   if (!frames) return;
   $("windows").max = frames;
   $("windows").value = done;
-  $("status").textContent = `Denoising: ${done} of ${frames} frames.`;
 }

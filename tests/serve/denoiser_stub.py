@@ -104,31 +104,31 @@ class StubServer:
 
     async def _video(self, request: Request) -> Response:
         clip = await request.body()
-        sigma = request.query_params.get("sigma", "")
+        sigma = request.query_params.get("sigma")
+        claimed = 8 * _WINDOWS if request.headers["content-type"] == "video/webm" else None
 
         async def lines() -> AsyncIterator[str]:
             for window in range(1, _WINDOWS + 1):
                 await anyio.sleep(self.delays.get("clips", 0.0) / _WINDOWS)
-                yield json.dumps({"done": 8 * window, "frames": 8 * _WINDOWS}) + "\n"
-            if sigma == "13":
-                yield (
-                    json.dumps(
-                        {
-                            "error": {"code": "engine_failed", "message": "the model failed", "hint": "try again"},
-                            "id": "f00",
-                        }
-                    )
-                    + "\n"
-                )
-            else:
-                answer = {
-                    "clip": base64.b64encode(clip).decode(),
-                    "type": "video/webm",
-                    "timing_ms": {"decode": 5.0, "denoise": 40.0, "encode": 9.0, "total": 60.0},
-                }
-                yield json.dumps(answer) + "\n"
+                yield json.dumps({"done": 8 * window, "frames": claimed}) + "\n"
+            yield json.dumps(_FAILURE if sigma == "13" else _clip_answer(clip, sigma)) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+_FAILURE = {"error": {"code": "engine_failed", "message": "the model failed", "hint": "try again"}, "id": "f00"}
+
+
+def _clip_answer(clip: bytes, sigma: str | None) -> dict[str, Any]:
+    return {
+        "clip": base64.b64encode(clip).decode(),
+        "type": "video/webm",
+        "frames": 8 * _WINDOWS,
+        "sigma": float(sigma or 7),
+        "tiles": 6,
+        "notes": [] if sigma else ["the noise was measured as sigma 7"],
+        "timing_ms": {"read": 1.0, "decode": 5.0, "queue": 0.5, "denoise": 40.0, "encode": 9.0, "total": 60.0},
+    }
 
 
 def _problem(code: str, message: str, hint: str) -> Response:

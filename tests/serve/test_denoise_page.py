@@ -105,7 +105,7 @@ def test_the_first_photograph_is_cleaned_and_the_figures_are_those_of_its_files(
     assert figure(page, "PSNR, dB") == [f"{before:.2f}", f"{after:.2f}"]
     assert figure(page, "gain, dB") == ["", f"+{after - before:.2f}"]
     assert figure(page, "tiles") == ["", "4"]
-    assert figure(page, "megapixels/s") == ["", f"{SIDE * SIDE / 1e6 / 0.030:.2g}"]
+    assert figure(page, "megapixels/s") == ["", f"{SIDE * SIDE / 1e6 / 0.030:.3f}"]
     assert np.array_equal(clean, blurred(noisy, "blur"))
     middle = np.abs(np.asarray(truth, np.float64) - 128) < 40  # where nothing is clipped
     difference = (np.asarray(noisy, np.float64) - np.asarray(truth, np.float64))[middle]
@@ -230,7 +230,7 @@ def test_ones_own_picture_is_sent_as_it_is_and_with_noise_where_asked(
     assert server.asked == [("blur", "image/jpeg")]
     assert page.locator("#batch").inner_text() == "150 \u00d7 40, 0.006 megapixels"
     assert figure(page, "PSNR, dB") == []
-    assert page.locator("#sigma").is_disabled()
+    assert page.locator("#sigma").is_hidden()
     assert page.locator("#download-line").is_hidden()
     clean = downloaded(page, "#clean", tmp_path)
     assert clean.name == "my holiday_clean.jpg"
@@ -252,7 +252,7 @@ def test_ones_own_picture_is_sent_as_it_is_and_with_noise_where_asked(
 def test_a_note_of_the_server_is_shown(page: Any) -> None:
     choose(page, "grey.png", encoded(Image.new("L", (20, 20), 77)))
     done(page)
-    assert page.locator("#note").inner_text() == "L converted to RGB"
+    assert page.locator("#note").inner_text() == "L converted to RGB."
     page.click("text=hills")
     page.wait_for_selector("#note", state="hidden")
 
@@ -287,6 +287,8 @@ def test_a_newer_choice_takes_back_the_older_question(page: Any, server: StubSer
     server.delays["blur"] = 1.5
     page.click("text=stripes")
     page.wait_for_selector(".veil:text('denoising, 1 s')")
+    assert page.locator("#photo .pane.before img").get_attribute("alt") == "stripes before"
+    assert page.locator("#photo .pane.after img").count() == 0
     server.delays.clear()
     page.click("text=hills")
     page.wait_for_selector("#photo .pane.after img[alt='hills denoised by blur']")

@@ -82,7 +82,7 @@ def test_a_clip_is_cleaned_and_played_beside_what_it_was(page: Any, clip: bytes,
     page.get_by_role("slider", name="Divider between before and after").press("End")
     assert page.locator("#clip .divider").get_attribute("aria-valuenow") == "100"
     stages = [text.split("\n")[0] for text in page.locator("#times dt").all_inner_texts()]
-    assert stages == ["decode", "denoise", "encode", "other", "server", "round trip"]
+    assert stages == ["read", "decode", "queue", "denoise", "encode", "other", "server", "round trip"]
     command = shlex.split(page.locator("#curl").inner_text())
     assert command[2] == "my pan.webm"
     assert command[4] == "Content-Type: video/webm"
@@ -96,10 +96,10 @@ def test_a_clip_is_cleaned_and_played_beside_what_it_was(page: Any, clip: bytes,
 def test_the_frames_are_counted_as_they_are_done(page: Any, stub: tuple[str, StubServer], clip: bytes) -> None:
     stub[1].delays["clips"] = 2.0
     choose(page, clip)
-    page.wait_for_selector("#status:text-is('Denoising: 8 of 24 frames.')")
+    page.wait_for_selector("#status:text-is('Denoising: 8 of 24 frames done.')")
     assert page.locator("#windows").evaluate("({ value, max }) => [value, max]") == [8, 24]
     assert page.locator("#clip .pane.before video").is_visible()
-    page.wait_for_selector("#status:text-is('Denoising: 16 of 24 frames.')")
+    page.wait_for_selector("#status:text-is('Denoising: 16 of 24 frames done.')")
     done(page)
     assert page.locator("#windows").is_hidden()
 
@@ -108,12 +108,14 @@ def test_a_noise_level_is_sent_where_one_is_given(page: Any, clip: bytes) -> Non
     choose(page, clip)
     done(page)
     assert "sigma" not in page.locator("#curl").inner_text()
+    assert page.locator("#clip-note").inner_text() == "The noise was measured as sigma 7."
     with page.expect_request("**/v1/denoise/video*") as asked:
         page.locator("#clip-sigma").fill("12.5")
         page.locator("#clip-sigma").press("Enter")
     assert asked.value.url.endswith("/v1/denoise/video?model=clips&sigma=12.5")
     done(page)
     assert "sigma=12.5" in page.locator("#curl").inner_text()
+    assert page.locator("#clip-note").is_hidden()
 
 
 def test_a_failure_among_the_lines_is_said_in_words(page: Any, clip: bytes) -> None:
@@ -134,11 +136,13 @@ def test_a_server_that_is_gone(page: Any, stub: tuple[str, StubServer], clip: by
     assert page.locator("#error-message").inner_text() == "The server cannot be reached."
 
 
-def test_a_clip_that_the_browser_cannot_play_is_sent_all_the_same(page: Any) -> None:
+def test_a_clip_that_the_browser_cannot_play_is_sent_all_the_same(page: Any, stub: tuple[str, StubServer]) -> None:
+    stub[1].delays["clips"] = 1.0
     choose(page, b"no clip", "odd.avi", "video/x-msvideo")
+    page.wait_for_selector("#status:text-is('Denoising: 8 frames done.')")  # not every clip says how many it has
     done(page)
     assert page.locator("#clip-players").is_hidden()
-    said = "clips cleaned the clip. This browser cannot play it, but it can be downloaded."  # the stub gives it back
+    said = "clips cleaned 24 frames. This browser cannot play it, but it can be downloaded."  # the stub gives it back
     assert page.locator("#status").inner_text() == said
     assert page.locator("#clean-clip").is_visible()
 
