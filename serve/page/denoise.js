@@ -246,4 +246,4 @@ export class DenoiseView {
 
 function typeOf(file) { return file.type.startsWith("image/") ? file.type : "application/octet-stream"; }
 
-function stemOf(path) { return path.split("/").at(-1).replace(/\.\w+$/, ""); }
+function stemOf(path) { return path.split("/").at(-1).replace(/\.\w+$/, "").replace(/^sample-/, ""); }

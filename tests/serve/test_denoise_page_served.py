@@ -1,0 +1,101 @@
+"""The page's denoising view against the real server: the blur's arithmetic, the server's times, its words, its menu."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.repository import Repository
+from serve.settings import Settings
+from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw, opened
+from tests.serve.denoisers import write_denoiser
+from tests.serve.servers import encoded, over_socket, write_model
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
+    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    root = tmp_path_factory.mktemp("models")
+    write_model(root, "digits")
+    write_denoiser(root, "identity")
+    write_denoiser(root, "mean", "blur")
+    settings = Settings(decode_threads=1, access_log=False)
+    with (
+        over_socket(Repository.open(root, settings), settings) as url,
+        chromium() as browser,
+        opened(browser, url, "/?model=mean", accept_downloads=True) as page,
+    ):
+        yield page
+
+
+def done(page: Any) -> None:
+    page.wait_for_selector("body[data-state=done]")
+
+
+def choose(page: Any, name: str, data: bytes) -> None:
+    page.evaluate("() => { document.body.dataset.state = 'asked'; }")
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def figures(page: Any, name: str) -> list[str]:
+    return [str(text) for text in page.locator(f'#figures tr[data-figure="{name}"] td').all_inner_texts()]
+
+
+def test_a_bundled_photograph(page: Any) -> None:
+    done(page)
+    assert page.locator(".sample").inner_text() == "grey"
+    before, after = (float(text) for text in figures(page, "PSNR, dB"))
+    assert before == pytest.approx(20.2, abs=0.8)
+    assert after > before + 4
+    assert figures(page, "tiles") == ["", "1"]
+    stages = page.locator("#times dt").all_inner_texts()
+    assert stages == ["read", "decode", "queue", "denoise", "encode", "other", "server", "round trip"]
+
+
+def test_an_identity_gains_nothing(page: Any) -> None:
+    page.select_option("#with", "identity")
+    page.wait_for_selector("#figures th:text-is('identity')")
+    done(page)
+    before, _, same = figures(page, "PSNR, dB")
+    assert before == same
+    assert figures(page, "gain, dB")[2] == "+0.00"
+    assert page.locator("#status").inner_text().startswith("mean is ")
+    page.select_option("#with", "")
+
+
+def test_a_large_picture_is_tiled(page: Any, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 220, 3), np.uint8)
+    choose(page, "noise.png", encoded(Image.fromarray(pixels)))
+    done(page)
+    assert int(figures(page, "tiles")[1]) > 4
+    with page.expect_download() as download:
+        page.click("#clean")
+    download.value.save_as(tmp_path / "clean.png")
+    padded = np.pad(pixels.astype(np.float64), ((1, 1), (1, 1), (0, 0)), "reflect")
+    mean = sum(padded[down : down + 150, right : right + 220] for down in range(3) for right in range(3)) / 9
+    assert np.abs(np.asarray(Image.open(tmp_path / "clean.png"), np.float64) - mean).max() <= 0.51
+
+
+def test_the_servers_words(page: Any) -> None:
+    choose(page, "cut.png", encoded(Image.new("RGB", (64, 64), (9, 99, 199)))[:60])
+    page.wait_for_selector("body[data-state=error]")
+    assert "cut short" in page.locator("#error-message").inner_text()
+    assert page.locator("#error-id").inner_text().startswith("truncated_image · 400 · request ")
+
+
+def test_the_classifier_beside_it(page: Any) -> None:
+    page.select_option("#model", "digits")
+    draw(page, [[(0.0, 0.0), (1.0, 0.0), (0.4, 1.0)]])
+    assert answered(page) in "0123456789"
+    assert page.locator("#error").is_hidden()
+    page.click("text=Clear")
+    page.select_option("#model", "identity")
+    page.click(".sample")
+    page.wait_for_selector("#photo .pane.after img[alt='grey denoised by identity']")
