@@ -25,6 +25,7 @@ class Phi(nn.Module):
         dim: channels d of the attention output.
         expansion: hidden channels are int(dim * expansion); the paper's is 2.
         kernel_size: odd r of the depthwise convolution; the paper's is 5.
+        out_dim: channels of the stand-in, d if not given.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Phi(nn.Module):
         kernel_size: int = 5,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         hidden = int(dim * expansion)
@@ -46,11 +48,11 @@ class Phi(nn.Module):
         self.dwconv = nn.Conv2d(
             hidden, hidden, kernel_size, padding=kernel_size // 2, groups=hidden, device=device, dtype=dtype
         )
-        self.fc2 = nn.Linear(hidden, dim, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, out_dim or dim, device=device, dtype=dtype)
         self.eca = nn.Conv1d(1, 1, _ECA_KERNEL, padding=_ECA_KERNEL // 2, bias=False, device=device, dtype=dtype)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Patch tokens on their grid, (B, H, W, d), to the same shape."""
+        """Patch tokens on their grid, (B, H, W, d), to (B, H, W, out_dim)."""
         y = F.gelu(self.fc1(z))
         # Under autocast y may be in a lower precision than the weights that no autocast rule covers.
         assert self.dwconv.bias is not None
