@@ -2,6 +2,7 @@
 
     skipvit-bench engine --sizes tiny small --resolutions 224 384
     skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
+    skipvit-bench denoisers --sizes micro tiny --sides 128 256
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench presets
@@ -16,14 +17,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.families import FAMILIES, FORMS
+from benchmarks.families import DENOISERS, FAMILIES, FORMS
 from skipvit.arguments import whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "presets": _presets}
+    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "presets": _presets, "denoisers": _denoisers}
     try:
         return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
@@ -46,6 +47,19 @@ def _engine(arguments: argparse.Namespace) -> int:
         for row in engines.measure(size, resolution, arguments.batches, arguments.rounds, arguments.families, forms)
     ]
     _finish("engine", rows, engines.PACKAGES, arguments.out)
+    return 0
+
+
+def _denoisers(arguments: argparse.Namespace) -> int:
+    from benchmarks import denoisers
+
+    rows = [
+        row
+        for size in arguments.sizes
+        for side in arguments.sides
+        for row in denoisers.measure(size, side, arguments.batch, arguments.rounds)
+    ]
+    _finish("denoisers", rows, denoisers.PACKAGES, arguments.out)
     return 0
 
 
@@ -97,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=results, help="folder of the CSV (default: benchmarks/results)")
     what = parser.add_subparsers(dest="what", required=True)
     _add_engine(what.add_parser("engine", help="ViT and its variants in PyTorch and ONNX Runtime on one core"))
+    _add_denoisers(what.add_parser("denoisers", help="Uformer and SkipAt-Uformer on one core"))
     server = what.add_parser("server", help="ours against plain FastAPI, over HTTP on this machine")
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     server.add_argument("--rounds", type=whole(1), default=3, help="turns of every candidate (default: 3)")
@@ -114,6 +129,14 @@ def _add_engine(engine: argparse.ArgumentParser) -> None:
     add("--rounds", type=whole(1), default=9, help="turns of every candidate (default: 9)")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="ratios need vit among them")
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="timm is its plain export of the ViT")
+
+
+def _add_denoisers(denoisers: argparse.ArgumentParser) -> None:
+    add = denoisers.add_argument
+    add("--sizes", nargs="+", choices=DENOISERS, default=list(DENOISERS), help="of the models (default: all)")
+    add("--sides", nargs="+", type=whole(1), default=[128, 256], help="of square tiles, in pixels (default: 128 256)")
+    add("--batch", type=whole(1), default=1, help="tiles a call (default: 1)")
+    add("--rounds", type=whole(1), default=9, help="turns of every candidate (default: 9)")
 
 
 def _add_pareto(pareto: argparse.ArgumentParser) -> None:

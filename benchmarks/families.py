@@ -2,6 +2,7 @@
 
 FAMILIES = {"vit": "ViT", "skipat": "SkipAt", "dgssa": "DGSSA", "glad": "GLAD", "dgssa_glad": "DGSSA+GLAD"}
 EAGER, PLAIN, OURS = "PyTorch", "timm export", "skipvit export"
+DENOISERS = ("micro", "tiny", "small", "base")  # sizes of Uformer and SkipAt-Uformer
 FORMS = {"pytorch": EAGER, "timm": PLAIN, "skipvit": OURS}  # as the command line calls them
 
 

@@ -33,7 +33,7 @@ class Candidate:
 
 
 def torch_run(model: nn.Module) -> Callable[[Array], Array]:
-    """Logits of float32 images (B, 3, H, W) by PyTorch."""
+    """What a model gives for float32 images (B, 3, H, W), by PyTorch."""
 
     def run(images: Array) -> Array:
         with torch.inference_mode():
@@ -42,14 +42,14 @@ def torch_run(model: nn.Module) -> Callable[[Array], Array]:
     return run
 
 
-def onnx_run(model: str | bytes) -> Callable[[Array], Array]:
-    """Logits of a graph, a file's path or its bytes, by ONNX Runtime on one thread that does not spin."""
+def onnx_run(model: str | bytes, output: str = LOGITS) -> Callable[[Array], Array]:
+    """One output of a graph, a file's path or its bytes, by ONNX Runtime on one thread that does not spin."""
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: session.run([LOGITS], {name: images})[0]
+    return lambda images: session.run([output], {name: images})[0]
 
 
 def logits_of(candidate: Candidate, pictures: Pixels) -> Array:
