@@ -1,9 +1,11 @@
 """The models. Importing this package registers them with timm."""
 
-import skipvit.models.denoisers  # noqa: F401 - registers them
+import skipvit.models.denoisers
+import skipvit.models.video_presets  # noqa: F401 - both register theirs
 from skipvit.models.registry import create_model
 from skipvit.models.spec import Spec
 from skipvit.models.uformer import Uformer
+from skipvit.models.video_denoiser import VideoDenoiser
 from skipvit.models.vision_transformer import Choices, SkipVisionTransformer
 
-__all__ = ["Choices", "SkipVisionTransformer", "Spec", "Uformer", "create_model"]
+__all__ = ["Choices", "SkipVisionTransformer", "Spec", "Uformer", "VideoDenoiser", "create_model"]

@@ -30,6 +30,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from skipvit.layers.reflection import reflected
 from skipvit.layers.window_attention import WindowAttention
 from skipvit.models.decoder_skip import parse_decoder_skip
 from skipvit.models.lewin_blocks import (
@@ -160,21 +161,6 @@ class Uformer(nn.Module):
             x, _ = decoder(torch.cat([up(x), tokens], dim=-1), reused)  # (B, H, W, c + c)
         y: Tensor = self.output_proj(x)
         return y
-
-
-def reflected(x: Tensor, multiple: int) -> Tensor:
-    """Pictures (B, c, H, W), continued at the bottom and the right until H and W are multiples of ``multiple``.
-
-    What is added is the picture reflected at its edge, the edge itself not repeated, and as often as it takes: a side
-    of 5 pixels goes on 0 1 2 3 4 3 2 1 0 1 2 ... A single pixel is repeated. Nothing is done where nothing is missing.
-    """
-    for axis in (2, 3):
-        size = x.shape[axis]
-        if missing := -size % multiple:
-            period = max(1, 2 * (size - 1))
-            steps = torch.arange(size + missing, device=x.device) % period
-            x = x.index_select(axis, torch.minimum(steps, period - steps) if size > 1 else steps)
-    return x
 
 
 def _levels(depths: Sequence[int], num_heads: Sequence[int]) -> int:

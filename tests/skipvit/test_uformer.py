@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from skipvit.complexity import count_params
 from skipvit.models import Uformer, create_model
 from skipvit.models.timm_guard import timm
-from skipvit.models.uformer import reflected
 from skipvit.weights import MismatchError, load_weights, read_state
 from tests.skipvit.uformer_by_formulas import expected_shapes, uformer
 
@@ -115,19 +114,6 @@ def test_any_size_comes_back_and_is_the_padded_picture_cropped(B: int, H: int, W
         expected = model(torch.from_numpy(padded))[:, :, :H, :W]
     assert y.shape == x.shape
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
-
-
-@settings(max_examples=50, deadline=None)
-@given(H=st.integers(1, 20), W=st.integers(1, 20), multiple=st.sampled_from([1, 8, 32]))
-def test_reflection_is_numpys(H: int, W: int, multiple: int) -> None:
-    x = pictures(1, 2, H, W)
-    expected = np.pad(x.numpy(), ((0, 0), (0, 0), (0, -H % multiple), (0, -W % multiple)), mode="reflect")
-    assert np.array_equal(reflected(x, multiple).numpy(), expected)
-
-
-def test_nothing_is_copied_where_nothing_is_missing() -> None:
-    x = pictures(1, 3, 16, 8)
-    assert reflected(x, 8) is x
 
 
 @pytest.mark.parametrize("name", ["uformer_micro", "skipat_uformer_micro"])
