@@ -146,7 +146,6 @@ class ClipWork:
 
     def _restore(self, window: Window, frames: list[TimedFrame], tiles: Plan, sigma: int) -> npt.NDArray[np.uint8]:
         """The kept frames of a window, (kept, H, W, 3)."""
-        picture = np.stack([frame.pixels for frame in frames], axis=2)  # (H, W, T, 3): tiles are cut of the first two
         restored = np.empty((window.count, tiles.height, tiles.width, 3), np.uint8)
         blender = Blender(tiles, window.count * 3)
         waiting = deque(tiles)
@@ -154,16 +153,18 @@ class ClipWork:
             if self._stopped:
                 raise Stopped
             if waiting and len(self._flight) < self._order.tiles_ahead and blender.has_room(waiting[0]):
-                self._send(waiting.popleft(), tiles, picture, sigma)
+                self._send(waiting.popleft(), tiles, frames, sigma)
             else:
                 self._receive(blender, window, restored)
         return restored
 
-    def _send(self, tile: Tile, tiles: Plan, picture: npt.NDArray[np.uint8], sigma: int) -> None:
+    def _send(self, tile: Tile, tiles: Plan, frames: list[TimedFrame], sigma: int) -> None:
+        row = np.empty(self._model.row, np.uint8)  # (T, tile, tile, 4)
+        for place, frame in enumerate(frames):
+            row[place, ..., :3] = tiles.cut(frame.pixels, tile)
+        row[..., 3] = sigma
         ticket = Ticket(self._done.put)
-        ticket.pixels = np.empty(self._model.row, np.uint8)  # (T, tile, tile, 4)
-        ticket.pixels[..., :3] = tiles.cut(picture, tile).transpose(2, 0, 1, 3)  # (tile, tile, T, 3) -> time first
-        ticket.pixels[..., 3] = sigma
+        ticket.pixels = row
         self._flight[ticket] = tile
         self._model.batcher.expect()
         self._model.batcher.put(ticket)

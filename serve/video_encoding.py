@@ -21,7 +21,8 @@ from av.video.stream import VideoStream
 from serve.errors import TooLarge
 from serve.video_frames import ClipHeader, TimedFrame, VideoType
 
-_CRF = "14"
+# x264 holds the frames that it looks ahead to: 10 of them, not the preset's 30, for 0.2 dB on a noisy pan.
+_X264 = {"crf": "14", "preset": "fast", "rc-lookahead": "10"}
 _THREADS = 2
 _MATROSKA_STEP = Fraction(1, 1000)
 _FINEST_STEP = 1_000_000  # a second's parts that both muxers can hold beside any length we take
@@ -33,7 +34,7 @@ class ClipEncoder:
     """Takes frames in order; ``finish`` returns the clip. Used by one thread at a time."""
 
     def __init__(self, kind: VideoType, header: ClipHeader, max_bytes: int) -> None:
-        self._memory = _CappedMemory(max_bytes)
+        self._memory = memory = _CappedMemory(max_bytes)
         lossless = kind == "video/x-matroska"
         self._aspect = Fraction(*header.pixel_aspect)
         self._base = _time_base(header, lossless)
@@ -44,7 +45,7 @@ class ClipEncoder:
             "w",
             format="matroska" if lossless else "mp4",
             container_options=options,
-            io_open=lambda _url, _flags, _options: self._memory.reader(),  # faststart reads back what it wrote
+            io_open=lambda _url, _flags, _options: memory.reader(),  # faststart reads back what it wrote
         )
         self._stream = self._lossless_stream(header) if lossless else self._player_stream(header)
         self._stream.codec_context.time_base = self._base
@@ -102,7 +103,7 @@ class ClipEncoder:
 
     def _player_stream(self, header: ClipHeader) -> VideoStream:
         even = header.width % 2 == 0 and header.height % 2 == 0
-        stream = self._stream_of("libx264", header, "yuv420p" if even else "yuv444p", {"crf": _CRF, "preset": "fast"})
+        stream = self._stream_of("libx264", header, "yuv420p" if even else "yuv444p", _X264)
         context: Any = stream.codec_context
         context.colorspace, context.color_range = _AVCOL_SPC_BT709, int(ColorRange.MPEG)
         return stream
