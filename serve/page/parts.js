@@ -71,7 +71,7 @@ export function milliseconds(ms) {
 
 export function megapixels(width, height) {
   const count = width * height / 1e6;
-  return `${width} × ${height}, ${count < 0.1 ? count.toPrecision(1) : count.toFixed(count < 10 ? 2 : 1)} megapixels`;
+  return `${width} × ${height}, ${count < 10 ? Number(count.toPrecision(2)) : count.toFixed(1)} megapixels`;
 }
 
 // Says in a box, from a second on, for how long something has been going on.

@@ -1,15 +1,16 @@
-// Clips that play in step: the first leads, the others follow it.
+// Clips that play in step, over and over: the first leads, the others follow it.
 
-const APART = 0.06;  // seconds: two frames or so; closer than this, a seek would show more than it mends
+const APART = 0.25;  // seconds; what is less is made good by playing a little faster or slower, as a seek can be seen
 
 export class Player {
   #clips = [];
+  #playing = false;
   #button;
   #seek;
 
   constructor(button, seek) {
     [this.#button, this.#seek] = [button, seek];
-    button.addEventListener("click", () => { if (this.#lead.paused) this.#play(); else this.stop(); });
+    button.addEventListener("click", () => { if (this.#playing) this.stop(); else this.#play(); });
     seek.addEventListener("input", () => this.#goTo(Number(seek.value) * this.#lead.duration));
   }
 
@@ -18,27 +19,44 @@ export class Player {
     this.#clips = clips;
     this.#button.disabled = this.#seek.disabled = !clips.length;
     if (!clips.length) return;
+    for (const clip of clips) clip.onended = clip === this.#lead ? () => this.#again() : null;
     this.#goTo(0);
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.#play();
   }
 
   stop() {
-    for (const clip of this.#clips) clip.pause();
+    this.#playing = false;
     this.#button.textContent = "Play";
+    for (const clip of this.#clips) clip.pause();
+    if (this.#clips.length) this.#goTo(this.#lead.currentTime);  // the same frame of each
   }
 
   get #lead() { return this.#clips[0]; }
 
-  #goTo(time) { for (const clip of this.#clips) clip.currentTime = time; }
+  #goTo(time) {
+    for (const clip of this.#clips) clip.currentTime = time;
+    this.#seek.value = time / this.#lead.duration || 0;
+  }
+
+  // From the start, when all are there.
+  async #again() {
+    const clips = this.#clips;
+    const there = clips.map((clip) => new Promise((resolve) => { clip.addEventListener("seeked", resolve, { once: true }); }));
+    for (const clip of clips) clip.pause();
+    this.#goTo(0);
+    await Promise.all(there);
+    if (clips === this.#clips && this.#playing) this.#play();
+  }
 
   #play() {
+    this.#playing = true;
+    this.#button.textContent = "Pause";
     // A clip that is taken away before it starts rejects; there is nothing left to tell then.
     for (const clip of this.#clips) clip.play().catch(() => {});
-    this.#button.textContent = "Pause";
     const lead = this.#lead;
     const follow = () => {
       if (lead !== this.#lead || lead.paused) return;
-      for (const clip of this.#clips.slice(1)) if (Math.abs(clip.currentTime - lead.currentTime) > APART) clip.currentTime = lead.currentTime;
+      for (const clip of this.#clips.slice(1)) fall(clip, lead);
       this.#seek.value = lead.currentTime / lead.duration || 0;
       requestAnimationFrame(follow);
     };
@@ -46,10 +64,17 @@ export class Player {
   }
 }
 
-// A silent, endless video element whose first frame is there; rejects where the browser cannot play the clip.
+// Into step.
+function fall(clip, lead) {
+  const behind = lead.currentTime - clip.currentTime;
+  if (Math.abs(behind) > APART) clip.currentTime = lead.currentTime;
+  else clip.playbackRate = 1 + 2 * behind;
+}
+
+// A silent video element whose first frame is there; rejects where the browser cannot play the clip.
 export function readyVideo(blob) {
   const video = Object.assign(document.createElement("video"), {
-    muted: true, loop: true, playsInline: true, disablePictureInPicture: true, preload: "auto", src: URL.createObjectURL(blob) });
+    muted: true, playsInline: true, disablePictureInPicture: true, preload: "auto", src: URL.createObjectURL(blob) });
   return new Promise((resolve, reject) => {
     video.addEventListener("loadeddata", () => {
       // A browser that knows the sound but not the pictures of a clip has nothing to show.

@@ -10,9 +10,11 @@ from PIL import Image
 
 from serve.repository import Repository
 from serve.settings import Settings
+from tests.serve import clips
 from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw, opened
 from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import encoded, over_socket, write_model
+from tests.serve.video_denoisers import write_video_denoiser
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
@@ -26,6 +28,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     write_model(root, "digits")
     write_denoiser(root, "identity")
     write_denoiser(root, "mean", "blur")
+    write_video_denoiser(root, "steady")
     settings = Settings(decode_threads=1, access_log=False)
     with (
         over_socket(Repository.open(root, settings), settings) as url,
@@ -99,3 +102,15 @@ def test_the_classifier_beside_it(page: Any) -> None:
     page.select_option("#model", "identity")
     page.click(".sample")
     page.wait_for_selector("#photo .pane.after img[alt='grey denoised by identity']")
+
+
+def test_a_clip_without_loss_becomes_one_that_plays(page: Any) -> None:
+    page.select_option("#model", "steady")
+    clip = clips.clip(clips.gradient_frames(9))
+    page.set_input_files("#file", {"name": "pan.mkv", "mimeType": "video/x-matroska", "buffer": clip})
+    done(page)
+    assert page.locator("#status").inner_text().startswith("steady cleaned 9 frames.")
+    assert "sigma" in page.locator("#clip-note").inner_text()
+    assert page.locator("#clip .pane.after video").evaluate("video => video.videoWidth") == 64
+    assert page.locator("#batch").inner_text().startswith("64 \u00d7 48, ")
+    assert page.locator("#clean-clip").get_attribute("download") == "pan_clean.mp4"
