@@ -5,6 +5,7 @@
     skipvit-bench denoisers --sizes micro tiny --sides 128 256
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
+    skipvit-bench denoise-server --models models --megapixels 24
     skipvit-bench presets
 
 Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `pareto`
@@ -24,7 +25,14 @@ from skipvit.arguments import whole
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    commands = {"engine": _engine, "server": _server, "pareto": _pareto, "presets": _presets, "denoisers": _denoisers}
+    commands = {
+        "engine": _engine,
+        "server": _server,
+        "denoise-server": _denoise_server,
+        "denoisers": _denoisers,
+        "pareto": _pareto,
+        "presets": _presets,
+    }
     try:
         return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
@@ -68,6 +76,20 @@ def _server(arguments: argparse.Namespace) -> int:
 
     rows = servers.measure(arguments.seconds, arguments.rounds, arguments.clients)
     _finish("server", rows, servers.PACKAGES, arguments.out)
+    return 0
+
+
+def _denoise_server(arguments: argparse.Namespace) -> int:
+    from benchmarks import denoise_server
+    from skipvit.artifacts import ArtifactError
+
+    try:
+        rows = denoise_server.measure(
+            arguments.models, arguments.model, arguments.megapixels, arguments.pictures, arguments.largest
+        )
+    except ArtifactError as error:
+        return _fail(str(error))
+    _finish("denoise-server", rows, denoise_server.PACKAGES, arguments.out)
     return 0
 
 
@@ -116,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     server.add_argument("--rounds", type=whole(1), default=3, help="turns of every candidate (default: 3)")
     server.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
+    _add_denoise_server(what.add_parser("denoise-server", help="memory and fairness of denoising, over HTTP"))
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
@@ -137,6 +160,15 @@ def _add_denoisers(denoisers: argparse.ArgumentParser) -> None:
     add("--sides", nargs="+", type=whole(1), default=[128, 256], help="of square tiles, in pixels (default: 128 256)")
     add("--batch", type=whole(1), default=1, help="tiles a call (default: 1)")
     add("--rounds", type=whole(1), default=9, help="turns of every candidate (default: 9)")
+
+
+def _add_denoise_server(denoise: argparse.ArgumentParser) -> None:
+    add = denoise.add_argument
+    add("--models", type=Path, default=Path("models"), metavar="FOLDER", help="model repository (default: models)")
+    add("--model", metavar="NAME", help="a denoiser of it (default: its first)")
+    add("--megapixels", type=float, default=24.0, help="of the large photograph (default: 24)")
+    add("--pictures", type=whole(1), default=100, help="of random sizes, one after the other (default: 100)")
+    add("--largest", type=whole(16), default=1200, help="longest side of those in pixels (default: 1200)")
 
 
 def _add_pareto(pareto: argparse.ArgumentParser) -> None:

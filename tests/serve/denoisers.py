@@ -94,8 +94,19 @@ class HeldDenoiser(HeldEngine):
     def __init__(self, engine: OnnxCpuEngine) -> None:
         super().__init__(engine)
         self.batches: list[int] = []
+        self.closes_at = -1
+
+    def close_after(self, runs: int) -> None:
+        """Counts from now on, and closes the gate after so many runs."""
+        self.entered = self.seen = 0
+        self.batches.clear()
+        self.closes_at = runs or -1
+        if not runs:
+            self.gate.clear()
 
     def run(self, batch: Pixels) -> Rows:
+        if len(self.batches) == self.closes_at:
+            self.gate.clear()
         self.batches.append(len(batch))
         return super().run(batch)
 
