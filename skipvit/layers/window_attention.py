@@ -25,10 +25,9 @@ def window_partition(x: Tensor, window: int) -> Tensor:
     return x.reshape(batch * down * across, window * window, channels)
 
 
-def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+def window_reverse(windows: Tensor, window: int, batch: int, height: int, width: int) -> Tensor:
     """The inverse of `window_partition`: (B * H/w * W/w, N, C) to (B, H, W, C)."""
     down, across, channels = height // window, width // window, windows.shape[-1]
-    batch = windows.shape[0] // (down * across)
     x = windows.reshape(batch, down, across, window, window, channels).transpose(2, 3)  # (B, H/w, w, W/w, w, C)
     return x.reshape(batch, height, width, channels)
 
@@ -104,29 +103,30 @@ class WindowAttention(nn.Module):
             modulator: (N, C), added to every window before the projections.
             mask: `shift_mask` of this size, where the windows are shifted.
         """
-        height, width = x.shape[1:3]
+        batch, height, width = x.shape[:3]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
         windows = window_partition(x, self.window)
         if modulator is not None:
             windows = windows + modulator
-        y = window_reverse(self.proj(self._attend(windows, mask)), self.window, height, width)
+        y = self._attend(windows, mask, batch)
+        y = window_reverse(self.proj(y), self.window, batch, height, width)
         return y.roll((self.shift, self.shift), (1, 2)) if self.shift else y
 
-    def _attend(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """(M, N, C) to the same, M windows."""
-        n, c = windows.shape[1:]
-        q = self.qkv.to_q(windows).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (M, N, C) -> (M, h, N, d)
-        kv = self.qkv.to_kv(windows).unflatten(2, (2, self.num_heads, -1))  # (M, N, 2C) -> (M, N, 2, h, d)
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (M, h, N, d) each
+    def _attend(self, windows: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+        """The windows (M, N, C) of ``batch`` pictures to the same."""
+        m, n, c = windows.shape
+        h, d = self.num_heads, c // self.num_heads
+        q = self.qkv.to_q(windows).reshape(m, n, h, d).transpose(1, 2)  # (M, h, N, d)
+        k, v = self.qkv.to_kv(windows).reshape(m, n, 2, h, d).permute(2, 0, 3, 1, 4).unbind(0)  # (M, h, N, d) each
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]  # (N * N, h)
-        bias = bias.t().reshape(1, self.num_heads, n, n).to(q.dtype)
-        if mask is not None:  # one of each window of a picture, the same for all pictures
-            count = mask.shape[0]
-            bias = (bias + mask.to(q.dtype).unsqueeze(1)).reshape(1, count * self.num_heads, n, n)
-            q, k, v = (t.reshape(-1, count * self.num_heads, n, t.shape[-1]) for t in (q, k, v))
+        bias = bias.t().reshape(1, h, n, n).to(q.dtype)
+        if mask is not None:  # a picture's windows lie beside its heads: their masks are the same for all pictures
+            beside = mask.shape[0] * h
+            bias = (bias + mask.to(q.dtype).unsqueeze(1)).reshape(1, beside, n, n)
+            q, k, v = (t.reshape(batch, beside, n, d) for t in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, bias)
-        return y.reshape(-1, self.num_heads, n, c // self.num_heads).transpose(1, 2).reshape(-1, n, c)
+        return y.reshape(m, h, n, d).transpose(1, 2).reshape(m, n, c)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Refuses an index other than its own: it would read biases of other pairs, or outside of the table."""
