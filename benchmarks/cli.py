@@ -106,12 +106,14 @@ def _pareto(arguments: argparse.Namespace) -> int:
 
 
 def _presets(_: argparse.Namespace) -> int:
-    from benchmarks import presets
+    from benchmarks import denoiser_presets, presets
     from benchmarks.rows import print_table
 
-    rows = presets.table()
-    print_table(list(rows))
-    wrong = [str(row["name"]) for row in rows if row["equal"] != "yes"]
+    tables = presets.table(), denoiser_presets.table()
+    for rows in tables:
+        print_table(list(rows))
+        print()
+    wrong = [str(row["name"]) for rows in tables for row in rows if row["equal"] != "yes"]
     return _fail(f"counted and closed form differ for {', '.join(wrong)}") if wrong else 0
 
 

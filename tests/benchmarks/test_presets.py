@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import presets
+from benchmarks import denoiser_presets, presets
 from benchmarks.cli import main
 from skipvit.models.spec import Spec
 from skipvit.models.timm_guard import timm
@@ -35,8 +35,11 @@ def test_a_preset_that_costs_something_else_fails_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(presets, "names", lambda: ["vit_micro_patch2_8", "glad_micro_patch2_8"])
+    monkeypatch.setattr(denoiser_presets, "names", lambda: ["skipat_uformer_micro"])
     assert main(["presets"]) == 0
-    assert "tokens:1/2@2,1/4@4" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tokens:1/2@2,1/4@4" in printed
+    assert "skipat_uformer_micro" in printed
     monkeypatch.setattr(presets, "macs_by_hand", lambda *_: 1)
     assert main(["presets"]) == 1
     assert "differ for vit_micro_patch2_8, glad_micro_patch2_8" in capsys.readouterr().err
