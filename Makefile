@@ -1,5 +1,6 @@
-# make demo         train, convert, evaluate, export, verify, serve, and print the URL of a page to draw on
+# make demo         train, convert, evaluate, export, verify, serve, and print the URL of a page to try it all on
 # make demo-models  the same without the server
+# make demo-video   the same with a denoiser of clips
 # make test         format check, lint, types, tests
 #
 # TORCH=cpu    take PyTorch's CPU wheels: hundreds of megabytes instead of several gigabytes of CUDA
@@ -12,16 +13,18 @@ PORT ?= 8000
 TORCH ?=
 BIN := $(VENV)/bin
 TORCH_PINS := 'torch==2.13.*' 'torchvision==0.28.*'
-DEMO := digits_skipat digits_vit digits_fast
+DEMO := digits_skipat digits_vit digits_fast photos_skipat photos_uformer
 FAST_SPEC := static:0-1 skip:4-5 tokens:1/2@2
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-models test lint format readme clean
+.PHONY: demo demo-models demo-video test lint format readme clean
 
 demo: demo-models
 	$(BIN)/skipvit-serve models --port $(PORT)
 
 demo-models: $(DEMO:%=models/%/1/manifest.json)
+
+demo-video: models/pans_skipat/1/manifest.json demo
 
 models/%/1/manifest.json: runs/%/evaluation/evaluation.json
 	rm -rf models/$*/1  # made from the run, and made anew when that is newer
@@ -54,7 +57,7 @@ readme: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.readme
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[train,export,serve]'
+	$(BIN)/python -m pip install --quiet --editable '.[train,export,serve,video]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python

@@ -3,6 +3,8 @@
     skipvit-bench engine --sizes tiny small --resolutions 224 384
     skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
     skipvit-bench denoisers --sizes micro tiny --sides 128 256
+    skipvit-bench denoising --seeds 0 1 2
+    skipvit-bench curve runs/photos_skipat_long
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench denoise-server --models models --megapixels 24
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "server": _server,
         "denoise-server": _denoise_server,
         "denoisers": _denoisers,
+        "denoising": _denoising,
+        "curve": _curve,
         "pareto": _pareto,
         "presets": _presets,
     }
@@ -68,6 +72,21 @@ def _denoisers(arguments: argparse.Namespace) -> int:
         for row in denoisers.measure(size, side, arguments.batch, arguments.rounds)
     ]
     _finish("denoisers", rows, denoisers.PACKAGES, arguments.out)
+    return 0
+
+
+def _denoising(arguments: argparse.Namespace) -> int:
+    from benchmarks import denoising
+
+    rows = denoising.measure(arguments.seeds, arguments.sigmas, arguments.scratch)
+    _finish("denoising", rows, denoising.PACKAGES, arguments.out)
+    return 0
+
+
+def _curve(arguments: argparse.Namespace) -> int:
+    from benchmarks import denoising
+
+    _finish(f"curve_{arguments.run.resolve().name}", denoising.curve(arguments.run), denoising.PACKAGES, arguments.out)
     return 0
 
 
@@ -136,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_subparsers(dest="what", required=True)
     _add_engine(what.add_parser("engine", help="ViT and its variants in PyTorch and ONNX Runtime on one core"))
     _add_denoisers(what.add_parser("denoisers", help="Uformer and SkipAt-Uformer on one core"))
+    _add_denoising(what.add_parser("denoising", help="trains the demo's denoisers: PSNR beside classical methods"))
+    curve = what.add_parser("curve", help="PSNR in the course of a training of a denoiser, as CSV")
+    curve.add_argument("run", type=Path, help="the training's --out; it need not be finished")
     server = what.add_parser("server", help="ours against plain FastAPI, over HTTP on this machine")
     server.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     server.add_argument("--rounds", type=whole(1), default=3, help="turns of every candidate (default: 3)")
@@ -171,6 +193,14 @@ def _add_denoise_server(denoise: argparse.ArgumentParser) -> None:
     add("--megapixels", type=float, default=24.0, help="of the large photograph (default: 24)")
     add("--pictures", type=whole(1), default=100, help="of random sizes, one after the other (default: 100)")
     add("--largest", type=whole(16), default=1200, help="longest side of those in pixels (default: 1200)")
+
+
+def _add_denoising(denoising: argparse.ArgumentParser) -> None:
+    add = denoising.add_argument
+    add("--seeds", nargs="+", type=int, default=[0], help="every model once with each (default: 0)")
+    add("--sigmas", nargs="+", type=float, default=[15.0, 25.0, 50.0], help="noise in 1/255 (default: 15 25 50)")
+    add("--scratch", type=Path, default=Path("runs/denoising"), metavar="FOLDER",
+        help="keeps finished trainings; the same command goes on from there (default: runs/denoising)")  # fmt: skip
 
 
 def _add_pareto(pareto: argparse.ArgumentParser) -> None:

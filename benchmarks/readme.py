@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.families import FAMILIES, OURS, PLAIN, split_name
+from benchmarks.families import EAGER, FAMILIES, OURS, PLAIN, split_name
 from benchmarks.rows import newest, read_rows
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -105,6 +105,57 @@ def pareto_table() -> str:
     return f"![Accuracy against speed of the demo's models]({address})\n\n{text}"
 
 
+def denoising_table() -> str:
+    """Markdown of the denoisers' quality: a row a method and sigma, means over seeds."""
+    rows = read_rows("denoising")
+    pictures = [column[5:-3] for column in (rows[0] if rows else {}) if re.fullmatch("psnr_(?!float|of_).+_db", column)]
+    keys = dict.fromkeys((float(r["sigma"]), r["method"]) for r in rows)
+    lines = []
+    for sigma, method in keys:
+        own = [r for r in rows if (float(r["sigma"]), r["method"]) == (sigma, method)]
+        columns = [f"psnr_{name}_db" for name in pictures] + ["psnr_db", "ssim", "cpu_s_per_picture", "train_cpu_s"]
+        digits = [2] * (len(pictures) + 1) + [3, 1, 0]
+        cells = [_mean(own, column, places) for column, places in zip(columns, digits, strict=True)]
+        lines.append(f"| {sigma:g} | {method} | {' | '.join(cells)} |")
+    names = ["sigma", "method", *pictures, "mean PSNR, dB", "SSIM", "CPU s/picture", "training CPU s"]
+    return _table(f"| {' | '.join(names)} |", "|--:|---|" + "--:|" * (len(names) - 2), lines, rows)
+
+
+def _mean(rows: list[dict[str, str]], column: str, digits: int) -> str:
+    values = [float(row[column]) for row in rows if row[column]]
+    return f"{statistics.mean(values):.{digits}f}" if values else ""
+
+
+def denoisers_table() -> str:
+    """Markdown of the denoisers' speed: a row a size and side; images/s of both models in both forms, and ratios."""
+    rows = read_rows("denoisers")
+    found = {(r["model"], r["form"], r["side_px"]): r for r in rows}
+    lines = []
+    for size, side in dict.fromkeys((r["model"].rpartition("_")[2], r["side_px"]) for r in rows):
+        of = {
+            (family, form): found[f"{family}_{size}", form, side]
+            for family in ("uformer", "skipat_uformer")
+            for form in (EAGER, OURS)
+        }
+        plain, skipat = of["uformer", OURS], of["skipat_uformer", OURS]
+        cells = [_gmacs(plain), _gmacs(skipat)]
+        cells += [f"{float(r['images_per_s_per_core']):.3g}" for r in of.values()]
+        cells += [
+            f"{float(of['skipat_uformer', form]['speedup_over_uformer_same_form']):.2f}" for form in (EAGER, OURS)
+        ]
+        lines.append(f"| {size} | {side} | {' | '.join(cells)} |")
+    header = (
+        "| size | px | Uformer GMACs | SkipAt GMACs | Uformer, PyTorch | Uformer, export | SkipAt, PyTorch "
+        "| SkipAt, export | SkipAt's gain, PyTorch | SkipAt's gain, export |"
+    )
+    return _table(header, "|---|" + "--:|" * 9, lines, rows)
+
+
+def _gmacs(row: dict[str, str]) -> str:
+    published = f" ({float(row['published_gmacs']):g})" if row["published_gmacs"] else ""
+    return f"{float(row['gmacs']):.3g}{published}"
+
+
 def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]]) -> str:
     if not rows:
         return "Not measured yet."
@@ -114,7 +165,13 @@ def _table(header: str, rule: str, lines: list[str], rows: list[dict[str, str]])
     return "\n".join([header, rule, *lines, "", note])
 
 
-_TABLES = {"engine": engine_table, "server": server_table, "pareto": pareto_table}
+_TABLES = {
+    "engine": engine_table,
+    "server": server_table,
+    "pareto": pareto_table,
+    "denoising": denoising_table,
+    "denoisers": denoisers_table,
+}
 
 
 if __name__ == "__main__":

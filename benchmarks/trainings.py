@@ -79,11 +79,16 @@ def carry_out(
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
+def said_of(name: str, scratch: Path) -> dict[str, float]:
+    """The line of JSON that a finished training ended with: its figures, seconds and CPU seconds."""
+    return json.loads(_log_of(name, scratch).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1])
+
+
 def _start(training: Training, scratch: Path) -> subprocess.Popen[bytes]:
     out = folder_of(scratch, training.name)
     shutil.rmtree(out, ignore_errors=True)  # of a run that was interrupted; resumed, its CPU time would be unknown
     out.parent.mkdir(parents=True, exist_ok=True)
-    log = _log(training, scratch)
+    log = _log_of(training.name, scratch)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", training.module, *training.arguments, "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
@@ -92,13 +97,15 @@ def _start(training: Training, scratch: Path) -> subprocess.Popen[bytes]:
 
 
 def _finish(training: Training, status: int, scratch: Path) -> None:
-    said = _log(training, scratch).read_text(encoding="utf-8", errors="replace")
+    said = _log_of(training.name, scratch).read_text(encoding="utf-8", errors="replace")
     if status != 0:
         raise RuntimeError(f"{training.name} ended with status {status}: {said[-2000:].strip()}")
     try:
         seconds = float(json.loads(said.strip().splitlines()[-1])["cpu_seconds"])
     except (IndexError, KeyError, TypeError, ValueError):
-        raise RuntimeError(f"{training.name} did not end with its figures; see {_log(training, scratch)}") from None
+        raise RuntimeError(
+            f"{training.name} did not end with its figures; see {_log_of(training.name, scratch)}"
+        ) from None
     path = _finished_file(training, scratch)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({**_circumstances(training), "cpu_seconds": seconds}) + "\n")
@@ -125,5 +132,5 @@ def _finished_file(training: Training, scratch: Path) -> Path:
     return scratch / "finished" / f"{training.name}.json"
 
 
-def _log(training: Training, scratch: Path) -> Path:
-    return scratch / "logs" / f"{training.name}.txt"
+def _log_of(name: str, scratch: Path) -> Path:
+    return scratch / "logs" / f"{name}.txt"
