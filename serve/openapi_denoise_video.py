@@ -11,7 +11,8 @@ _SIGMA = {
     "type": "number",
     "minimum": 0,
     "maximum": MAX_SIGMA,
-    "description": "Standard deviation of the noise, in 1/255; measured on the clip's first frames if left out",
+    "description": "Standard deviation of the noise, in 1/255, rounded to a whole number; measured on the clip's first "
+    "frames if left out",
 }
 _NEWS = object_of(
     {
@@ -30,6 +31,12 @@ _LAST = object_of(
         "timing_ms": object_of({stage: {"type": "number", "minimum": 0} for stage in STAGES}),
     }
 )
+_NOTE = {
+    "description": "What was changed on purpose, if anything, and the noise that was measured: the sound was dropped, "
+    "frames were turned upright, 10 bits became 8",
+    "required": False,
+    "schema": TEXT,
+}
 _SAMPLES = [
     "curl -T noisy.mp4 http://localhost:8000/v1/denoise/video -o clean.mp4",
     "curl -T noisy.mkv -H 'Accept: video/x-matroska' 'http://localhost:8000/v1/denoise/video?sigma=30' -o clean.mkv",
@@ -61,7 +68,10 @@ def _operation() -> dict[str, Any]:
         "video/mp4 is H.264 for players, video/x-matroska is FFV1 and exact. application/x-ndjson is a JSON line for "
         "each finished part and a last one with the clip or with an error that came up on the way; its notes and "
         "times are in that line, not in headers",
-        "headers": {name: {**header, "required": False} for name, header in HEADERS.items()},
+        "headers": {
+            **{name: {**header, "required": False} for name, header in HEADERS.items()},
+            "X-Skipvit-Note": _NOTE,
+        },
         "content": {kind: {"schema": lines} if kind == LINES else BINARY for kind in VIDEO_TYPES},
     }
     return {

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_LINE = 1 << 16
 _EXIT_WITHIN_S = 5.0
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP")
 _OUT_OF_TIME = getattr(signal, "SIGXCPU", 0)  # Windows has no such signal, and sets no such limit
 _ERRORS: dict[int, type[RequestError]] = {400: BadVideo, 413: TooLarge}
 
@@ -48,14 +49,12 @@ class ClipReader:
         self._what = what
         self.notes: list[str] = []
         self._killed = False
-        root = str(Path(__file__).resolve().parents[1])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._child = subprocess.Popen(
             [sys.executable, "-m", "serve.video_reader"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=_environment(),
         )
 
     def begin(self, data: bytes) -> ClipHeader:
@@ -153,6 +152,14 @@ class ClipReader:
             f"{self._what} cannot be decoded: the decoder stopped in the middle of it",
             "check that it plays, and convert it, for example: ffmpeg -i CLIP clip.mp4",
         )
+
+
+def _environment() -> dict[str, str]:
+    """What the child needs to find its modules, and none of the server's secrets."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+    return {**kept, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
 
 
 # --- the child ---

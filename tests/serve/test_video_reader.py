@@ -6,9 +6,11 @@ import re
 import time
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -302,3 +304,15 @@ def test_killing_ends_the_process_and_whoever_waits_for_it() -> None:
         with pytest.raises(BadVideo):
             list(frames)
     assert reader._child.returncode is not None
+
+
+def test_the_process_knows_no_secrets_and_imports_nothing_from_where_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logging.py").write_text("raise SystemExit('not the standard module')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    with ClipReader(LIMITS, "the clip") as reader:
+        reader.begin(clip(noise_frames(30)))
+        assert "SOME_TOKEN" not in psutil.Process(reader._child.pid).environ()
+        assert len(list(reader)) == 30
