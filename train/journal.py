@@ -39,7 +39,7 @@ class Journal:
             return
         self.window_steps += 1
         self.bar.update(self.batch)
-        self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
 
     def log(self, step: int, epoch: float, **values: float) -> None:
         """Writes values measured after ``step`` steps, with the rate since the last call."""
@@ -57,7 +57,7 @@ class Journal:
         if self.quiet:
             return
         self._write(step, {"epoch": epoch, **metrics})
-        self.bar.write(f"epoch {epoch:>4}/{epochs}  loss {loss:.3f}  {headline}")
+        self.bar.write(f"epoch {epoch:>4}/{epochs}  loss {loss:.4g}  {headline}")
         self.window_start, self.window_steps = time.perf_counter(), 0  # evaluation is no training time
 
     def say(self, text: str) -> None:

@@ -58,6 +58,7 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
 def describe(recipe: Recipe, task: Task, trained: Trained) -> Checkpoint:
     """The JSON beside the weights."""
     data = task.describe()
+    packages = ("torch", "timm", "torchvision", "safetensors", "numpy", "pillow", "scikit-learn", "scikit-image")
     return Checkpoint(
         task=data.task,
         architecture=recipe.model.name,
@@ -67,7 +68,7 @@ def describe(recipe: Recipe, task: Task, trained: Trained) -> Checkpoint:
         recipe=recipe.model_dump(mode="json"),
         evaluation=Evaluation(dataset=data.held_out, images=data.images, metrics=trained.metrics),
         epochs=trained.epochs,
-        versions=versions_of(("torch", "timm", "torchvision", "safetensors", "numpy", "pillow", "scikit-learn")),
+        versions=versions_of(packages),
         commit=commit(),
     )
 
@@ -78,7 +79,7 @@ def report(out: Path, checkpoint: Checkpoint, wall: float, cpu: float) -> None:
     metrics = checkpoint.evaluation.metrics
     print(f"\n{checkpoint.architecture} after {checkpoint.epochs} epochs, on {checkpoint.evaluation.dataset}")
     for name, value in metrics.items():
-        print(f"  {name:<6} {value:.2%}" if name.startswith("top") else f"  {name:<6} {value:.4f}")
+        print(f"  {name:<10} {value:.2%}" if name.startswith("top") else f"  {name:<10} {value:.4f}")
     print(f"  {wall:.0f} s, {cpu:.0f} s of CPU\ncheckpoint: {out}")
     line: dict[str, Any] = {"checkpoint": str(out), **metrics, "seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
     print(json.dumps(line))

@@ -1,4 +1,4 @@
-"""Every packaged recipe parses, and each ImageNet one takes two real steps on a handful of generated pictures."""
+"""Every packaged recipe parses, and those for large data take two real steps on a handful of generated pictures."""
 
 import json
 import math
@@ -11,11 +11,15 @@ import pytest
 from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
 from skipvit.models import SkipVisionTransformer, create_model
 from skipvit.transforms import Preprocessing
+from tests.train.fake_sidd import write_sidd
+from train.denoising_recipe import Recipe as DenoisingRecipe
 from train.recipe import PACKAGED, read_recipe
 from train.run import main
 
 NAMES = sorted(path.stem for path in PACKAGED.glob("*.toml"))
-IMAGENET = [name for name in NAMES if not name.startswith("digits")]
+DENOISERS = [name for name in NAMES if read_recipe(name).task == "denoising"]
+SIDD = [name for name in DENOISERS if "uformer_" in name]
+IMAGENET = [name for name in NAMES if not name.startswith("digits") and name not in DENOISERS]
 FROM_SCRATCH = [name for name in IMAGENET if not name.startswith("dgssa")]
 DIGITS = [name for name in NAMES if name.startswith("digits")]
 # everything that costs time is made small, everything else is the recipe's own
@@ -35,7 +39,9 @@ ALONE = ["model.weights=none", "distill.teacher=none"]  # no one else's weights
 def test_the_recipes_are_the_demos_and_the_papers() -> None:
     sizes = {f"{model}_{size}" for model in ("vit", "skipat") for size in ("tiny", "small", "base")}
     digits = {f"digits_{model}" for model in ("vit", "skipat", "dgssa", "glad", "dgssa_glad")}
-    assert set(NAMES) == sizes | digits | {"dgssa_glad_small"}
+    photos = {f"photos_{model}" for model in ("uformer", "skipat", "skipat_long")}
+    sidd = {f"{model}_{size}" for model in ("uformer", "skipat_uformer") for size in ("tiny", "small", "base")}
+    assert set(NAMES) == sizes | digits | photos | sidd | {"dgssa_glad_small"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,8 +49,8 @@ def test_recipe_parses_and_says_its_command_and_result(name: str) -> None:
     recipe = read_recipe(name)
     header = [line for line in (PACKAGED / f"{name}.toml").read_text().splitlines() if line.startswith("#")]
     assert any(f" {name} " in f"{line} " and ("skipvit-train" in line or "train.run" in line) for line in header)
-    assert any("% top-1" in line for line in header)
-    assert recipe.model.name.startswith(name.split("_")[1 if name.startswith("digits") else 0])
+    assert any(("dB PSNR" if name in DENOISERS else "% top-1") in line for line in header)
+    assert recipe.model.name.startswith(name.split("_")[1 if name.startswith(("digits", "photos")) else 0])
 
 
 @pytest.mark.parametrize("name", FROM_SCRATCH)
@@ -70,6 +76,59 @@ def test_digits_recipes_differ_in_model_and_guide_alone(name: str) -> None:
     assert ("guide" in other) == ("dgssa" in name)
     other.pop("guide", None)
     assert vit == other
+
+
+@pytest.mark.parametrize("name", SIDD)
+def test_sidd_recipe_has_uformers_settings(name: str) -> None:
+    recipe = read_recipe(name)
+    assert isinstance(recipe, DenoisingRecipe)
+    assert (recipe.schedule.epochs, recipe.schedule.warmup_epochs, recipe.schedule.min_lr) == (250, 3, 1e-6)
+    assert (recipe.run.batch, recipe.data.patch, recipe.data.patches_per_epoch) == (32, 128, 0)
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.betas) == (2e-4, 0.02, (0.9, 0.999))
+    assert (recipe.augment.mixup, recipe.augment.mixup_after, recipe.augment.permute_channels) == (1.2, 5, False)
+    assert recipe.model.name == name
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("uformer_tiny", "skipat_uformer_tiny"),
+        ("uformer_small", "skipat_uformer_small"),
+        ("uformer_base", "skipat_uformer_base"),
+        ("photos_uformer", "photos_skipat"),
+    ],
+)
+def test_denoisers_with_and_without_skipping_differ_in_the_model_alone(one: str, other: str) -> None:
+    plain, skipat = (tomllib.loads((PACKAGED / f"{name}.toml").read_text()) for name in (one, other))
+    assert skipat.pop("model")["name"] == "skipat_" + plain.pop("model")["name"]
+    assert plain == skipat
+
+
+def test_long_recipe_goes_on_where_the_demo_stops() -> None:
+    demo, long = (read_recipe(name) for name in ("photos_skipat", "photos_skipat_long"))
+    assert isinstance(demo, DenoisingRecipe)
+    assert isinstance(long, DenoisingRecipe)
+    assert long.model == demo.model
+    assert long.data.uri == demo.data.uri
+    patches = [r.schedule.epochs * r.data.patches_per_epoch for r in (demo, long)]
+    assert patches[1] > 20 * patches[0]
+
+
+@pytest.mark.parametrize("name", SIDD)
+def test_sidd_recipe_takes_two_steps(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [
+        f"data.uri=sidd:{write_sidd(tmp_path / 'sidd')}",
+        "data.patch=32",
+        *(setting for setting in SMALL if not setting.startswith(("data.image_size", "schedule"))),
+        "run.batch=2",
+        "model.args.embed_dim=8",
+    ]
+    out = tmp_path / "run"
+    assert main([name, "--out", str(out), *(word for s in settings for word in ("--set", s))]) == 0
+    losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()[:2]]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert load_model(out)[1].task == "denoising"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["checkpoint"] == str(out)
 
 
 @pytest.mark.parametrize("name", IMAGENET)
