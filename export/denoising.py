@@ -45,6 +45,8 @@ class DenoisingJob(Job):
         self.task = origin.task
         self.model, self.architecture = origin.model, origin.architecture
         self.weights_from, self.evaluation = origin.weights_from, origin.evaluation
+        if (channels := getattr(origin.model, "in_chans", 3)) != 3:
+            raise ValueError(f"pictures have 3 channels, got in_chans={channels}; leave it out")
         self._multiple = int(getattr(origin.model, "multiple", 1))
         self._tiling = self.tiling = plan_tiling(self.architecture, self._multiple, tile, halo)
         picture = ("batch", "height", "width", 3)

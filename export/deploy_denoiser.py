@@ -1,13 +1,15 @@
 """A trained denoiser as the graph to deploy: noisy uint8 pictures in, clean ones out.
 
-1/255 and 255 go into the first and the last convolution where the model's deployed form can take them in. A denoiser
-that no rewrite is known for is deployed as it is.
+Uformer is rewritten as export/deploy_uformer.py says; any other denoiser is deployed as it is.
 """
 
 import copy
 
 import torch
 from torch import Tensor, nn
+
+from export.deploy_uformer import DeployedUformer
+from skipvit.models import Uformer
 
 MAX_LEVEL = 255.0
 
@@ -24,17 +26,23 @@ class DeployDenoiser(nn.Module):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval().to(dtype)
-        self.dtype = dtype
+        model = copy.deepcopy(model).eval()
+        self.restore: nn.Module = DeployedUformer(model, dtype) if type(model) is Uformer else AsItIs(model, dtype)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Cast first: TensorRT takes uint8 as an input and knows no other operation on it.
-        x = images.float().permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
-        restored = self.model((x / MAX_LEVEL).to(self.dtype)).float() * MAX_LEVEL
-        restored = restored.permute(0, 2, 3, 1)  # (B, 3, H, W) -> (B, H, W, 3)
-        return to_levels(restored), restored
+        restored: Tensor = self.restore(images.float())
+        return restored.round().clamp(0.0, MAX_LEVEL).to(torch.uint8), restored
 
 
-def to_levels(restored: Tensor) -> Tensor:
-    """Float pixels in 0..255 to uint8, rounded half to even and clipped."""
-    return restored.round().clamp(0.0, MAX_LEVEL).to(torch.uint8)
+class AsItIs(nn.Module):
+    """A denoiser of images (B, 3, H, W) in 0..1, on pictures (B, H, W, 3) in 0..255."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model.to(dtype), dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = (images.permute(0, 3, 1, 2) / MAX_LEVEL).to(self.dtype)  # (B, H, W, 3) -> (B, 3, H, W)
+        restored: Tensor = self.model(x).float() * MAX_LEVEL
+        return restored.permute(0, 2, 3, 1)  # (B, 3, H, W) -> (B, H, W, 3)
