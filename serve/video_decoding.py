@@ -32,6 +32,7 @@ CODECS = (
     "h264", "hevc", "vp8", "vp9", "libdav1d", "mpeg4", "mpeg2video", "mjpeg", "prores", "ffv1", "huffyuv", "ffvhuff",
     "rawvideo",
 )  # fmt: skip
+_CODEC_NAMES = "H.264, HEVC, VP8, VP9, AV1, MPEG-4, MPEG-2, Motion JPEG, ProRes, FFV1, HuffYUV, uncompressed"
 _DEMUXERS = {"mp4": "mov", "matroska": "matroska", "avi": "avi"}
 _SECONDS_IN_A_DAY = 86_400
 _UNSPECIFIED_MATRIX = 2  # AVCOL_SPC_UNSPECIFIED
@@ -94,7 +95,7 @@ class ClipDecoder:
         name = context.name if context is not None else "an unknown codec"
         if name not in CODECS:
             raise BadVideo(
-                "wrong_codec", f"the pictures of {self._what} are coded as {name}", f"use one of: {', '.join(CODECS)}"
+                "wrong_codec", f"the pictures of {self._what} are coded as {name}", f"use one of: {_CODEC_NAMES}"
             )
         self._check_size(stream.width, stream.height)
         # Frames may be larger than their header says. FFmpeg's own limit counts padding, so ours comes first.
@@ -192,7 +193,7 @@ class ClipDecoder:
             yield "the subtitles were dropped"
         if len(streams.video) > 1:
             yield f"the first of {len(streams.video)} video streams was taken"
-        if self._turn.matrix is not None:
+        if self._turn.note:
             yield self._turn.note
         layout = self._stream.codec_context.format
         if layout is not None and layout.components:
@@ -266,14 +267,11 @@ class _Turn:
     """The display matrix of a clip: quarter turns and mirrors are carried out, anything else is left alone."""
 
     def __init__(self) -> None:
-        self.matrix: tuple[int, int, int, int] | None = None
         self.note = ""
-
-    @property
-    def on_its_side(self) -> bool:
-        return self.matrix is not None and self.matrix[0] == 0
+        self.on_its_side = False
 
     def upright(self, frame: VideoFrame, pixels: RgbFrame) -> RgbFrame:
+        """Returns the frame's pixels (height, width, 3) as they are to be shown."""
         side_data: Any = frame.side_data.get("DISPLAYMATRIX")
         if side_data is None:
             return pixels
@@ -281,12 +279,12 @@ class _Turn:
         values = np.frombuffer(bytes(side_data), np.int32)[[0, 1, 3, 4]] / 65536
         a, b, c, d = (round(float(value)) for value in values)
         if (abs(a), abs(b), abs(c), abs(d)) not in ((1, 0, 0, 1), (0, 1, 1, 0)):
-            self.note, self.matrix = "the clip's rotation is no quarter turn and was dropped", (1, 0, 0, 1)
+            self.note = "the clip's rotation is no quarter turn and was dropped"
             return pixels
         if (a, b, c, d) == (1, 0, 0, 1):
             return pixels
-        self.note, self.matrix = "frames were turned upright", (a, b, c, d)
-        if a == 0:
+        self.note, self.on_its_side = "frames were turned upright", a == 0
+        if self.on_its_side:
             pixels = pixels.transpose(1, 0, 2)
         return np.ascontiguousarray(pixels[:: (d or b), :: (a or c)])
 

@@ -106,6 +106,10 @@ def test_frames_that_share_a_timestamp_are_parted() -> None:
     _, got, notes = read(stuck)
     assert [frame.time * 25 for frame in got] == [0, 1, 2, 3]
     assert notes == ["3 frames without a usable timestamp were put one frame apart"]
+    # Without a frame rate either, there is nothing to go by: DefaultDuration becomes a Void element.
+    assert stuck.count(b"\x23\xe3\x83\x84") == 1
+    error = error_of(stuck.replace(b"\x23\xe3\x83\x84", b"\xec\x86\0\0"))
+    assert (error.status, error.code) == (400, "bad_frame_rate")
 
 
 @pytest.mark.parametrize("rate", [251, 1000, 100_000])
@@ -216,7 +220,8 @@ def test_no_frame_and_no_picture() -> None:
 def test_codecs_outside_the_list_are_refused() -> None:
     error = error_of(clip(noise_frames(3), "avi", "flv", "yuv420p"))
     assert (error.status, error.code) == (400, "wrong_codec")
-    assert "h264" in error.hint
+    assert "H.264" in error.hint
+    assert "flv" in error.message
 
 
 def test_a_size_that_changes_is_refused() -> None:
