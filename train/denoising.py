@@ -14,7 +14,18 @@ from train.batches import Order, load
 from train.denoising_recipe import Noise as NoiseSection
 from train.denoising_recipe import Recipe
 from train.distributed import Process
-from train.noise import Gaussian, Jpeg, Levels, Noise, OneOf, Picture, PoissonGaussian, evaluation_noise, read_levels
+from train.noise import (
+    Gaussian,
+    Jpeg,
+    Levels,
+    Noise,
+    OneOf,
+    Picture,
+    PoissonGaussian,
+    SometimesSaved,
+    evaluation_noise,
+    read_levels,
+)
 from train.patches import TrainingPatches
 from train.photographs import Kept, NoisyData, Pair, open_photographs
 from train.picture_quality import Quality, quality
@@ -138,7 +149,9 @@ def noise_of(section: NoiseSection, sigma: Levels | None) -> Noise:
         "poisson-gaussian": PoissonGaussian(read_levels(section.photons, 1, 1e6), deviations),
         "jpeg": Jpeg(read_levels(section.quality, 1, 100)),
     }
-    return OneOf([kinds[kind] for kind in section.kinds]) if len(section.kinds) > 1 else kinds[section.kinds[0]]
+    chosen = [kinds[kind] for kind in section.kinds]
+    noise = OneOf(chosen) if len(chosen) > 1 else chosen[0]
+    return SometimesSaved(noise, section.saved) if section.saved else noise
 
 
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float) -> Tensor:

@@ -27,6 +27,7 @@ class Noise(r.Section):
     sigma: str = Field(default="5-50", description="standard deviation, in 1/255")
     photons: str = Field(default="30-3000", description="counted at white, for poisson-gaussian")
     quality: str = Field(default="10-95", description="for jpeg")
+    saved: r.Fraction = Field(default=0.0, description="share of patches clipped and rounded to 8 bits, as files are")
     held_out_sigma: float = Field(default=25.0, gt=0.0, le=255.0)
 
     @field_validator("sigma", "photons", "quality", mode="before")

@@ -63,6 +63,11 @@ def read_levels(text: str, least: float, most: float) -> Levels:
     return levels
 
 
+def saved(picture: Picture) -> Picture:
+    """What is left of a picture in a file of 8 bits: clipped, and rounded half to even."""
+    return np.rint(np.clip(picture, 0, 1) * np.float32(255)) / np.float32(255)
+
+
 class Noise(Protocol):
     """Something that spoils a picture."""
 
@@ -106,6 +111,21 @@ class Jpeg:
         Image.fromarray(np.rint(clean * 255).astype(np.uint8)).save(file, "JPEG", quality=round(self.quality.draw(rng)))
         with Image.open(file) as image:
             return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+@dataclass(frozen=True)
+class SometimesSaved:
+    """Noise of which a ``share`` is clipped and rounded, as in the files that a trained model will be sent.
+
+    Clipping lifts what is black and lowers what is white. A model that never saw it leaves both grey.
+    """
+
+    noise: Noise
+    share: float
+
+    def __call__(self, clean: Picture, rng: np.random.Generator) -> Picture:
+        noisy = self.noise(clean, rng)
+        return saved(noisy) if rng.random() < self.share else noisy
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from train.noise import (
     Levels,
     OneOf,
     PoissonGaussian,
+    SometimesSaved,
     evaluation_noise,
     read_levels,
+    saved,
 )
 
 
@@ -96,6 +98,22 @@ def test_each_kind_has_its_turn() -> None:
     one = OneOf([Gaussian(Levels((0.0,))), Gaussian(Levels((50.0,)))])
     quiet = sum((one(clean, rng(i)) == clean).all() for i in range(200))
     assert 70 < quiet < 130
+
+
+def test_some_are_saved_as_files_are() -> None:
+    clean = np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(64, 64, 3)
+    sometimes = SometimesSaved(Gaussian(Levels((25.0,))), 0.25)
+    count = 0
+    for seed in range(200):
+        noisy = sometimes(clean, rng(seed))
+        pixels = np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+        if (noisy == pixels.astype(np.float32) / np.float32(255)).all():
+            count += 1
+        else:
+            assert noisy.min() < 0
+            assert noisy.max() > 1
+    assert 30 < count < 70
+    assert saved(np.array([-1, 0.5 / 255, 1.5 / 255, 2], np.float32)) == pytest.approx([0, 0, 2 / 255, 1])
 
 
 def test_noise_of_an_evaluation_follows_from_the_name() -> None:
