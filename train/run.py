@@ -5,9 +5,11 @@
     skipvit-train digits_skipat --out runs/digits --resume
     torchrun --nproc-per-node 8 -m train.run skipat_small --set data.uri=imagefolder:/data/imagenet
     skipvit-train digits_dgssa_glad --set model.weights=runs/digits_vit --set distill.teacher=runs/digits_vit
+    skipvit-train photos_skipat --set data.uri=gaussian:/my/photographs
 
-A recipe's [guide] trains static attention beside the attention that it replaces, [distill] names a teacher, and
-model.weights what to start from; train/recipe.py describes every key.
+A recipe's task says which sections it may have. [guide] trains static attention beside the attention that it
+replaces, [distill] names a teacher, [noise] is what a denoiser takes away, and model.weights what to start from;
+train/recipe.py and train/<task>_recipe.py describe every key.
 
 Killed or stopped, a run goes on with --resume as if nothing had happened; --resume starts a run that is not there yet.
 """
