@@ -4,8 +4,9 @@ import { clearAnswer, showError } from "/page/answer.js";
 import { denoise, denoiseUrl } from "/page/ask.js";
 import { BeforeAfter, readyImage } from "/page/beforeafter.js";
 import { clearDenoised, showDenoised } from "/page/denoised.js";
-import { $, Stopwatch, element } from "/page/parts.js";
+import { $, Stopwatch } from "/page/parts.js";
 import { Pixels } from "/page/pixels.js";
+import { fetchSample, markSample, showSamples, stemOf } from "/page/samples.js";
 
 const SETTLED = 150;  // milliseconds in which another step of the noise slider may follow
 const KEPT_TYPES = ["image/jpeg", "image/webp"];  // one's own picture comes back as what it was
@@ -34,7 +35,7 @@ export class DenoiseView {
   }
 
   // The picture of before is sent to the models chosen now; without one, the first bundled photograph.
-  choose(model, other, named) {
+  choose(model, other, named, samples) {
     this.#keep([]);
     this.#models = [model, other].filter(Boolean);
     this.#named = named;
@@ -42,9 +43,9 @@ export class DenoiseView {
     $("pair-row").hidden = !other;
     const pairs = ["before | after", `before | ${model.name}`, `before | ${other?.name}`, `${model.name} | ${other?.name}`];
     $("pair").replaceChildren(...(other ? pairs.slice(1) : pairs.slice(0, 1)).map((pair, i) => new Option(pair, i)));
-    this.#showSamples(model.samples ?? []);
+    this.#showSamples(samples);
     if (this.#source) this.#run();
-    else if (model.samples?.length) this.#openSample(model.samples[0]);
+    else if (samples.length) this.#openSample(samples[0]);
     else this.#reset();
   }
 
@@ -60,30 +61,15 @@ export class DenoiseView {
 
   #showSamples(urls) {
     if (this.#source?.sample && !urls.includes(this.#source.sample)) this.#source = null;
-    $("samples-box").hidden = !urls.length;
     $("drop").hidden = urls.length > 0 || Boolean(this.#source);
-    $("samples").replaceChildren(...urls.map((url) => {
-      const button = element("button", "sample");
-      button.type = "button";
-      button.dataset.url = url;
-      const image = Object.assign(new Image(), { src: url, alt: "", loading: "lazy" });
-      button.append(image, element("span", "", stemOf(url)));
-      button.addEventListener("click", () => this.#openSample(url));
-      return button;
-    }));
-    this.#markSample();
-  }
-
-  #markSample() {
-    for (const button of $("samples").children) button.setAttribute("aria-pressed", button.dataset.url === this.#source?.sample);
+    showSamples(urls, "", (url) => this.#openSample(url));
+    markSample(this.#source?.sample);
   }
 
   async #openSample(url) {
     const signal = this.#begin();
     try {
-      const response = await fetch(url, { signal });
-      if (!response.ok) throw { message: `The server has no ${url}`, hint: "Choose another picture." };
-      const blob = await response.blob();
+      const blob = await fetchSample(url, signal);
       if (!signal.aborted) this.#open({ blob, name: `${stemOf(url)}.png`, type: "image/png", sample: url });
     } catch (problem) {
       if (!signal.aborted) this.#fail(problem);
@@ -104,7 +90,7 @@ export class DenoiseView {
     $("drop").hidden = true;
     $("photo-tools").hidden = false;
     $("format").value = !noisy && KEPT_TYPES.includes(source.type) ? source.type : "image/png";
-    this.#markSample();
+    markSample(source.sample);
     this.#run();
   }
 
@@ -245,5 +231,3 @@ export class DenoiseView {
 }
 
 function typeOf(file) { return file.type.startsWith("image/") ? file.type : "application/octet-stream"; }
-
-function stemOf(path) { return path.split("/").at(-1).replace(/\.\w+$/, "").replace(/^sample-/, ""); }

@@ -77,7 +77,12 @@ function choose(name, otherName) {
   $("with-facts").hidden = !state.other;
   if (former !== task) showTask(former, task);
   // A server of one model needs no name.
-  TASKS[task].view.choose(state.model, state.other, state.models.length > 1);
+  TASKS[task].view.choose(state.model, state.other, state.models.length > 1, samplesFor(state.model));
+}
+
+// Clean photographs: the model's own, or another's where it has none.
+function samplesFor(model) {
+  return [model, ...state.models].find(({ samples }) => samples?.length)?.samples ?? [];
 }
 
 function showTask(former, task) {

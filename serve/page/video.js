@@ -3,8 +3,12 @@
 import { clearAnswer, showError, showTimes } from "/page/answer.js";
 import { denoiseVideo, videoUrl } from "/page/ask.js";
 import { BeforeAfter } from "/page/beforeafter.js";
+import { canRecord, noisyPan } from "/page/pan.js";
 import { $, Stopwatch, curlLine, megapixels, sentence, showCurl } from "/page/parts.js";
 import { Player, readyVideo } from "/page/player.js";
+import { fetchSample, markSample, showSamples } from "/page/samples.js";
+
+const USUAL_SIGMA = 25;  // of the noise in a clip made here, where none is given
 
 export class VideoView {
   #model = null;
@@ -22,9 +26,10 @@ export class VideoView {
     this.#stage.root.addEventListener("zoom", () => this.#showZoom());
   }
 
-  choose(model, other, named) {
+  choose(model, other, named, samples) {
     [this.#model, this.#named] = [model, named];
     $("answer-title").textContent = "Before and after";
+    showSamples(canRecord() ? samples : [], "A clip made of a photograph, with noise:", (url) => this.#makePan(url));
     $("drop").hidden = Boolean(this.#clip);
     if (this.#clip) this.#send(); else this.#reset();
   }
@@ -36,9 +41,27 @@ export class VideoView {
     $("again").hidden = true;
   }
 
-  async take(file) {
+  async #makePan(url) {
+    const signal = this.#begin();
+    document.body.dataset.state = "busy";
+    $("status").textContent = "Making a clip.";
+    try {
+      const clip = await noisyPan(await fetchSample(url, signal), Number(this.#sigma || USUAL_SIGMA));
+      if (signal.aborted) return;
+      this.take(clip, true);
+      markSample(url);
+    } catch (problem) {
+      if (signal.aborted) return;
+      document.body.dataset.state = "error";
+      showError(problem);
+    }
+  }
+
+  async take(file, made = false) {
     this.#begin();
-    this.#clip = { blob: file, name: file.name || "clip.mp4", type: file.type.startsWith("video/") ? file.type : "application/octet-stream" };
+    markSample(null);
+    const type = file.type.startsWith("video/") ? file.type : "application/octet-stream";
+    this.#clip = { blob: file, name: file.name || "clip.mp4", type, made };
     $("drop").hidden = true;
     if (this.#before) URL.revokeObjectURL(this.#before.src);
     this.#before = null;
@@ -101,7 +124,7 @@ export class VideoView {
     $("clean-clip").download = `${this.#clip.name.replace(/\.\w+$/, "")}_clean.${blob.type.includes("matroska") ? "mkv" : "mp4"}`;
     $("clean-clip").hidden = false;
     const url = videoUrl({ model: this.#named ? this.#model.name : undefined, sigma: this.#sigma });
-    showCurl([curlLine(this.#clip.name, { "Content-Type": this.#clip.type, Accept: "video/mp4" }, url, "clean.mp4")], null);
+    showCurl([curlLine(this.#clip.name, { "Content-Type": this.#clip.type, Accept: "video/mp4" }, url, "clean.mp4")], this.#clip.made ? this.#clip : null);
     $("again").hidden = false;
   }
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from tests.serve import clips
 from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, opened
-from tests.serve.denoiser_stub import StubServer, stub_site
+from tests.serve.denoiser_stub import StubServer, sample, stub_site
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
@@ -121,6 +123,26 @@ def test_a_noise_level_is_sent_where_one_is_given(page: Any, clip: bytes) -> Non
     done(page)
     assert "sigma=12.5" in page.locator("#curl").inner_text()
     assert page.locator("#clip-note").is_hidden()
+
+
+def test_a_clip_can_be_made_of_a_photograph(page: Any, tmp_path: Path) -> None:
+    page.click(".sample:has-text('stripes')")
+    done(page)
+    assert page.locator(".sample[aria-pressed=true]").inner_text() == "stripes"
+    assert shlex.split(page.locator("#curl").inner_text())[2] == "pan.webm"
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "pan.webm")
+    with av.open(tmp_path / "pan.webm") as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) == pytest.approx(24, abs=2)  # a busy machine may drop one
+    clean = np.asarray(sample("stripes"), np.float64)
+    first, last = frames[0].astype(np.float64), frames[-1].astype(np.float64)
+    height, width, _ = first.shape
+    assert (height, width) == (76, 76)
+    for frame, part in ((first, clean[:height, :width]), (last, clean[-height:, -width:])):
+        assert 12 < (frame - part).std() < 26  # sigma 25, of which clipping and the codec take some
+    assert np.corrcoef((first - clean[:height, :width]).ravel(), (last - clean[-height:, -width:]).ravel())[0, 1] < 0.3
 
 
 def test_a_failure_among_the_lines_is_said_in_words(page: Any, clip: bytes) -> None:
