@@ -115,6 +115,9 @@ class ClipDecoder:
     def _nominal_rate(self) -> Fraction:
         """Average frames/s; 0 where the container does not know."""
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(0)
+        # For a browser's recording, whose frames come when they come, FFmpeg gives the tick of its timestamps.
+        if not self._stream.average_rate and rate == 1 / (self._stream.time_base or Fraction(1)):
+            return Fraction(0)
         if rate < 0 or rate > MAX_RATE:
             raise bad_frame_rate(self._what, f"{float(rate):g} frames/s")
         return rate

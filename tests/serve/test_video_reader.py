@@ -127,6 +127,15 @@ def test_slow_motion_and_slides_are_no_absurd_rates() -> None:
         assert Fraction(*header.rate) == rate
 
 
+def test_recordings_of_browsers_have_no_rate_and_need_none() -> None:
+    stamps = [0, 38, 69, 109, 164, 202, 246, 293, 334, 381, 409, 442, 507, 526, 576, 628]  # milliseconds
+    data = clip(noise_frames(16), rate=25, stamps=stamps, time_base=Fraction(1, 1000))
+    header, got, notes = read(data.replace(b"\x23\xe3\x83\x84", b"\xec\x86\0\0"))
+    assert [frame.time * 1000 for frame in got] == stamps
+    assert Fraction(*header.rate) == 0
+    assert notes == []
+
+
 @pytest.mark.parametrize("field", [0, 4], ids=["scale", "rate"])
 def test_a_frame_rate_of_zero_is_refused(field: int) -> None:
     data = bytearray(clip(gradient_frames(4), "avi", "mpeg4", "yuv420p"))
