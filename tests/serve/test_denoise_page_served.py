@@ -114,3 +114,11 @@ def test_a_clip_without_loss_becomes_one_that_plays(page: Any) -> None:
     assert page.locator("#clip .pane.after video").evaluate("video => video.videoWidth") == 64
     assert page.locator("#batch").inner_text().startswith("64 \u00d7 48, ")
     assert page.locator("#clean-clip").get_attribute("download") == "pan_clean.mp4"
+
+
+def test_a_clip_made_in_the_browser_is_one_that_the_server_reads(page: Any) -> None:
+    page.evaluate("() => { document.body.dataset.state = 'asked'; }")
+    page.click(".sample")
+    page.wait_for_selector("body[data-state=done]")
+    assert "pan.webm" in page.locator("#curl").inner_text()
+    assert 0.5 < page.locator("#clip .pane.after video").evaluate("video => video.duration") < 5
