@@ -11,8 +11,15 @@ from skipvit.models.timm_guard import timm
 from skipvit.models.video_denoiser import VideoDenoiser
 
 _SIZES: dict[str, dict[str, Any]] = {
-    "micro": {"frames": 5, "dims": (32, 64, 64), "depths": (1, 1, 1), "num_heads": (0, 4, 4)},
-    "small": {"frames": 7, "dims": (64, 128, 256), "depths": (1, 8, 2), "num_heads": (0, 4, 8), "window": 8},
+    "micro": {"frames": 5, "dims": (16, 32, 64, 64), "depths": (1, 1, 1, 1), "num_heads": (0, 0, 4, 4)},
+    "small": {
+        "frames": 7,
+        "patch": 2,
+        "dims": (64, 128, 256),
+        "depths": (1, 8, 2),
+        "num_heads": (0, 4, 8),
+        "window": 6,
+    },
 }
 _PRESETS: dict[str, dict[str, Any]] = {
     **{f"video_denoiser_{size}": preset for size, preset in _SIZES.items()},
