@@ -3,11 +3,12 @@
     skipvit-evaluate runs/digits
     skipvit-evaluate runs/digits --data builtin:drawn-digits --out /tmp/drawn
     skipvit-evaluate runs/photos_skipat --sigma 15,25,50
+    skipvit-evaluate runs/pans_skipat --sigma 30 --beside runs/photos_skipat
 
 Writes evaluation.json and pictures, to CHECKPOINT/evaluation unless told otherwise. Of a classifier, the pictures are
 confusion.png and reliability.png, and what it sees goes through the very preprocessing that the server applies. Of a
 denoiser they are, for each picture and sigma, what it and classical methods make of it; the noisy and the clean picture
-as files to send to a server; and a table of PSNR and SSIM.
+as files to send to a server; and a table of PSNR and SSIM. Of a video denoiser they are the middle frame of each clip.
 """
 
 import argparse
@@ -37,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=whole(0), default=0, help="decoding processes")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     denoisers = parser.add_argument_group("denoisers")
-    denoisers.add_argument("--sigma", type=_sigmas, help="Gaussian noise in 1/255, e.g. 15,25,50; 25 unless given")
+    denoisers.add_argument("--sigma", type=_sigmas, help="Gaussian noise in 1/255, e.g. 15,25,50")
     denoisers.add_argument("--ensemble", action="store_true", help="mean over 8 ways to turn and mirror a picture")
     denoisers.add_argument("--tile", type=whole(8), default=0, help="cut pictures into tiles of so many pixels a side")
+    video = parser.add_argument_group("video denoisers")
+    video.add_argument("--frames", type=whole(0), default=0, help="the first so many frames of each clip; 0 takes all")
+    video.add_argument("--beside", type=Path, help="checkpoint of a denoiser, of pictures or video, to compare with")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -49,7 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"evaluation needs {error.name}; run: pip install 'skipvit[train]'")
     try:
         options = evaluation.Options(
-            args.data, args.batch, args.workers, args.device, args.sigma, args.ensemble, args.tile
+            args.data,
+            args.batch,
+            args.workers,
+            args.device,
+            args.sigma,
+            args.ensemble,
+            args.tile,
+            args.frames,
+            args.beside,
         )
         report = evaluation.evaluate(args.checkpoint, options)
         out = args.out or args.checkpoint / "evaluation"

@@ -19,7 +19,7 @@ EXPECTED = (CheckpointError, DataError, StrategyError, EvaluationError)
 
 @dataclass(frozen=True)
 class Options:
-    """The program's options; ``sigmas``, ``ensemble`` and ``tile`` are for denoisers. See train/evaluate.py."""
+    """The program's options; those from ``sigmas`` on are for denoisers. See train/evaluate.py."""
 
     data: str | None
     batch: int
@@ -28,6 +28,8 @@ class Options:
     sigmas: tuple[float, ...] | None = None
     ensemble: bool = False
     tile: int = 0
+    frames: int = 0
+    beside: Path | None = None
 
 
 class Report(Protocol):
@@ -62,14 +64,18 @@ def evaluate(checkpoint: Path, options: Options) -> Report:
         if task == "classification":
             from train.measure_classifier import measure_classifier
 
-            if options.sigmas or options.ensemble or options.tile:
-                raise EvaluationError("--sigma, --ensemble and --tile are for denoisers; leave them out")
+            if options.sigmas or options.ensemble or options.tile or options.frames or options.beside:
+                raise EvaluationError("--sigma, --ensemble, --tile, --frames and --beside are for denoisers")
             return measure_classifier(checkpoint, options)
         if task == "denoising":
             from train.measure_denoiser import measure_denoiser
 
+            if options.frames or options.beside:
+                raise EvaluationError("--frames and --beside are for video denoisers; leave them out")
             return measure_denoiser(checkpoint, options)
-    raise EvaluationError(f"{checkpoint} is a model for {task}, which is not evaluated here")
+        from train.measure_video import measure_video
+
+        return measure_video(checkpoint, options)
 
 
 def trained_on(recipe: dict[str, Any], checkpoint: Path) -> str:

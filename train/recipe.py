@@ -19,7 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 PACKAGED = Path(__file__).resolve().parent / "recipes"
 # Tasks, and the modules whose class Recipe is a recipe of theirs.
-KINDS = {"classification": "train.classification_recipe", "denoising": "train.denoising_recipe"}
+KINDS = {
+    "classification": "train.classification_recipe",
+    "denoising": "train.denoising_recipe",
+    "video-denoising": "train.video_denoising_recipe",
+}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 # TOML has arrays only, so the one loose rule of the strict models is that an array may become a tuple.

@@ -5,6 +5,7 @@ journal know none. The recipe's top-level key ``task`` chooses it; each has a fi
 
     classification    train/classification.py    train/classification_recipe.py
     denoising         train/denoising.py         train/denoising_recipe.py
+    video-denoising   train/video_denoising.py   train/video_denoising_recipe.py
 """
 
 from collections.abc import Iterator
@@ -121,4 +122,8 @@ def open_task(recipe: Recipe, process: Process) -> Task:
         from train.denoising import denoising
 
         return denoising(recipe, process)
+    if recipe.task == "video-denoising":
+        from train.video_denoising import video_denoising
+
+        return video_denoising(recipe, process)
     raise RecipeError(f"task = {recipe.task!r} cannot be trained")

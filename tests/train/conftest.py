@@ -126,6 +126,26 @@ def picture() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def davis_copy(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a copy of DAVIS: lists, and 4 frames a sequence whose pixels tell frame, row and column."""
+
+    def write(height: int = 20, width: int = 30, **lists: list[str]) -> Path:
+        for name, sequences in lists.items():
+            path = tmp_path / "davis/ImageSets/2017" / f"{name.replace('_', '-')}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(sequences) + "\n")
+            for sequence in sequences:
+                folder = tmp_path / "davis/JPEGImages/480p" / sequence
+                folder.mkdir(parents=True, exist_ok=True)
+                for t in range(4):
+                    place = np.mgrid[t : t + 1, :height, :width]  # (3, 1, height, width)
+                    Image.fromarray(np.moveaxis(place, 0, -1)[0].astype(np.uint8)).save(folder / f"{t:05d}.png")
+        return tmp_path / "davis"
+
+    return write
+
+
+@pytest.fixture
 def folder(tmp_path: Path, picture: Callable[..., Path]) -> Path:
     """train/{ant,bee}/*.png and val/{ant,bee}/*.png, 8 and 2 pictures a class, plus files that are no pictures."""
     root = tmp_path / "pictures"
