@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.app import create_app
+from serve.heap import return_large_blocks
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
@@ -103,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
     set_up_logging(settings.log_format)
+    if any(model.task != "classification" for model in repository.models.values()):
+        return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
     config = uvicorn.Config(
         create_app(settings, repository),
         access_log=False,  # the app writes its own, with the request id

@@ -28,6 +28,9 @@ _MAX_EXIF_BYTES = 65533 - len(_EXIF_HEADER)  # what one segment of a JPEG holds
 _ORIENTATION = 0x0112
 _PROFILE_SPACE = {"L": b"GRAY", "LA": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB "}
 _DEEP = re.compile(r";16")
+# Their decoders hold no more than the file once the pixels are there. Others keep frames or buffers larger than the
+# picture, which only a copy leaves behind.
+_CLEAN = ("JPEG", "PNG", "BMP")
 
 
 class OpenedPicture:
@@ -89,12 +92,13 @@ def _developed(image: Image.Image) -> Photograph:
         notes.append("restored at 8 bits: the picture had more")
     elif _DEEP.search(raw_modes):
         notes.append("restored at 8 bits: the picture had 16")
+    exif = b"" if tiff else _exif(image, notes)
     plain = _plain(image, notes)
     if "'LA;16B'" in raw_modes:
         plain = plain.convert("LA")  # Pillow opens 16-bit grey with alpha as RGBA
     plain.info = {}  # Pillow would write some of it into the new file
     profile = _profile(info.get("icc_profile"), plain.mode, notes)
-    return Photograph(plain, profile, b"" if tiff else _exif(image, notes), notes)
+    return Photograph(plain, profile, exif, notes)
 
 
 def _plain(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -106,14 +110,18 @@ def _plain(image: Image.Image, notes: list[str]) -> Image.Image:
         notes.append("black and white became grey")
         return image.convert("L")
     if mode in ("L", "LA", "La"):
-        transparent = image.has_transparency_data
-        return image.copy() if mode == ("LA" if transparent else "L") else image.convert("LA" if transparent else "L")
+        return _converted(image, "LA" if image.has_transparency_data else "L")
     if mode == "CMYK":
         notes.append("CMYK became RGB")
     if mode in ("P", "PA"):
         notes.append("a palette became RGB")
-    target = "RGBA" if image.has_transparency_data else "RGB"
-    return image.copy() if mode == target else image.convert(target)
+    return _converted(image, "RGBA" if image.has_transparency_data else "RGB")
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode != mode:
+        return image.convert(mode)
+    return image if image.format in _CLEAN else image.copy()
 
 
 def _profile(profile: object, mode: str, notes: list[str]) -> bytes | None:

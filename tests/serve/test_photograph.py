@@ -251,5 +251,6 @@ def test_quality_makes_smaller_files() -> None:
 def test_the_format_holds_the_picture() -> None:
     assert fitting_type([WEBP, JPEG], 20_000, 10) == JPEG
     assert fitting_type([PNG], 10**6, 1) == PNG
-    with pytest.raises(NotAcceptable, match="image/webp and image/jpeg cannot hold 70000 x 10"):
+    assert fitting_type([WEBP, PNG], 6000, 4000) == PNG
+    with pytest.raises(NotAcceptable, match="70000 x 10 pixels are too many for image/webp and image/jpeg"):
         fitting_type([WEBP, JPEG], 70_000, 10)
