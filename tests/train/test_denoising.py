@@ -114,6 +114,14 @@ def test_it_learns(tiny_denoiser: Path, tmp_path: Path) -> None:
     assert trained.metrics["psnr"] > noisy[0].psnr + 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["photos_uformer", "photos_skipat"])
+def test_demo_recipe_reaches_its_psnr(name: str, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    assert run(Path(name), tmp_path / "run").metrics["psnr"] >= 31.8
+
+
 def test_a_run_leaves_a_checkpoint(tiny_denoiser: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main([str(tiny_denoiser), "--out", str(out)]) == 0
