@@ -8,7 +8,8 @@
 Writes evaluation.json and pictures, to CHECKPOINT/evaluation unless told otherwise. Of a classifier, the pictures are
 confusion.png and reliability.png, and what it sees goes through the very preprocessing that the server applies. Of a
 denoiser they are, for each picture and sigma, what it and classical methods make of it; the noisy and the clean picture
-as files to send to a server; and a table of PSNR and SSIM. Of a video denoiser they are the middle frame of each clip.
+as files to send to a server; and a table of PSNR and SSIM. Of a video denoiser they are the middle frame of each clip,
+and with the extra "video" clips to send.
 """
 
 import argparse

@@ -19,26 +19,27 @@ from tqdm import tqdm
 from skipvit.checkpoints import load_model
 from skipvit.transforms import Pixels
 from train.clip_data import open_videos
+from train.clip_files import can_write, write_clip
 from train.comparison_chart import comparison_chart
 from train.distributed import processes
 from train.evaluation import EvaluationError, Options, trained_on
-from train.noise import Picture
+from train.noise import Picture, saved
 from train.picture_quality import SSIM_DEFINITION, psnr, rounded
 from train.restore_clip import restore_clip
 from train.video_quality import Restorer, Sequence, frame_qualities, mean
 from train.video_table import table
 
-MODEL, BESIDE, NOISY = "model", "beside", "noisy"
+MODEL, BESIDE, NOISY, ON_FILE = "model", "beside", "noisy", "model_on_8_bit_file"
 _SIGMA = 30.0
 _NOISE = "Gaussian, drawn once for the whole sequence, the same in every evaluation, in floating point and not clipped"
-# Of so many sequences the middle frame is drawn.
+# Of so many sequences the middle frame is drawn, and clips are written for a server to try.
 _DRAWN = 12
 
 
 class Shown(NamedTuple):
-    """The middle frame of a sequence."""
+    """A sequence, and its middle frame as all methods have it."""
 
-    name: str
+    sequence: Sequence
     panels: dict[str, Pixels]
     title: str
 
@@ -51,9 +52,13 @@ class VideoReport:
     shown: list[Shown]
 
     def draw(self, out: Path) -> None:
-        """Writes a chart of the middle frame of each sequence and sigma."""
-        for name, panels, title in self.shown:
-            comparison_chart(out / f"{name}.png", panels, panels[MODEL], panels["clean"], title)
+        """Writes, for some sequences, <name>.mkv, <name>_noisy<sigma>.mkv and a chart of the middle frame."""
+        for sequence, panels, title in self.shown:
+            name, sigma = sequence.name, f"{sequence.sigma:g}"
+            comparison_chart(out / f"{name}_compared{sigma}.png", panels, panels[MODEL], panels["clean"], title)
+            if can_write():
+                write_clip(out / f"{name}.mkv", sequence.clean())
+                write_clip(out / f"{name}_noisy{sigma}.mkv", map(rounded, sequence.noisy()))
 
     def table(self) -> list[str]:
         """One block of lines for each sigma."""
@@ -148,9 +153,12 @@ def _measure(sequence: Sequence, models: dict[str, nn.Module], device: torch.dev
         seconds = (time.process_time() - start) / count
         methods[name] = {**asdict(found), "cpu_seconds": round(seconds, 3)}
         panels[name] = kept.pixels()
+    # what a server gets is a file of 8 bits, whose noise is clipped and rounded
+    on_file = partial(_on_file, partial(restore_clip, models[MODEL], sigma=sequence.sigma, device=device))
+    methods[ON_FILE] = asdict(mean(frame_qualities(sequence, on_file)))
     row = {"sequence": sequence.name, "sigma": sequence.sigma, "frames": count, "methods": methods}
     title = f"{sequence.name}, sigma {sequence.sigma:g}, frame {count // 2}: {psnr(panels[MODEL], clean):.2f} dB"
-    return row, Shown(f"{sequence.name}_compared{sequence.sigma:g}", {**panels, "clean": clean}, title)
+    return row, Shown(sequence, {**panels, "clean": clean}, title)
 
 
 def _metrics(means: list[dict[str, Any]]) -> dict[str, float]:
@@ -159,6 +167,10 @@ def _metrics(means: list[dict[str, Any]]) -> dict[str, float]:
     beside = {f"psnr_{BESIDE}": methods[BESIDE]["psnr"]} if BESIDE in methods else {}
     figures = {name: value for name, value in methods[MODEL].items() if name != "cpu_seconds"}
     return {"sigma": means[0]["sigma"], **figures, "psnr_noisy": methods[NOISY]["psnr"], **beside}
+
+
+def _on_file(restore: Restorer, noisy: Iterable[Picture]) -> Iterator[Picture]:
+    return restore(map(saved, noisy))
 
 
 def _means(rows: list[dict[str, Any]], sigma: float) -> dict[str, dict[str, float]]:

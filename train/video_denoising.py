@@ -67,8 +67,11 @@ class VideoDenoising:
         clean, sigma = (tensor.to(self.process.device, non_blocking=True) for tensor in (first, second))
         clean = clean.float() / 255
         level = (sigma / 255).view(-1, 1, 1, 1, 1)
-        noise_map = level.expand_as(clean[:, :, :1])  # (B, T, 1, P, P)
-        return torch.cat([clean + level * torch.randn_like(clean), noise_map], dim=2), clean
+        noisy, noise_map = clean + level * torch.randn_like(clean), level.expand_as(clean[:, :, :1])  # (B, T, 1, P, P)
+        if self.recipe.noise.saved:
+            is_file = torch.rand_like(level) < self.recipe.noise.saved
+            noisy = torch.where(is_file, (noisy.clamp(0, 1) * 255).round() / 255, noisy)
+        return torch.cat([noisy, noise_map], dim=2), clean
 
     def loss(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.recipe.optim.loss == "mse":

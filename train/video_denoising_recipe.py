@@ -18,9 +18,10 @@ class Data(r.Data):
 
 
 class Noise(r.Section):
-    """Gaussian noise, drawn for each clip at one level that the model is told; not clipped."""
+    """Gaussian noise, drawn for each clip at one level that the model is told."""
 
     sigma: str = Field(default="5-55", description="standard deviation in 1/255, written as in train/noise.py")
+    saved: r.Fraction = Field(default=0.0, description="share of clips clipped and rounded to 8 bits, as files are")
     held_out_sigma: float = Field(default=30.0, gt=0.0, le=255.0)
 
     @field_validator("sigma")

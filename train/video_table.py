@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-_LABELS = {"noisy": "noisy", "beside": "other checkpoint", "model": "model"}
+_LABELS = {
+    "noisy": "noisy",
+    "beside": "other checkpoint",
+    "model": "model",
+    "model_on_8_bit_file": "model, 8-bit file",
+}
 _FEW = 8
 
 

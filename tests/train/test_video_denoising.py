@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,12 @@ from skipvit.clips import plan_windows
 from skipvit.models import VideoDenoiser
 from skipvit.transforms import Pixels
 from train.batches import Key
+from train.clip_data import open_videos
 from train.clip_patches import TrainingClips
 from train.distributed import Process
 from train.evaluate import main as evaluate
 from train.noise import Levels
-from train.picture_quality import psnr
+from train.picture_quality import psnr, rounded
 from train.recipe import PACKAGED, RecipeError, read_recipe
 from train.restore_clip import restore_clip
 from train.run import main as train
@@ -80,7 +82,7 @@ def settings(words: list[str]) -> list[str]:
 
 
 def test_a_part_is_noisy_clips_with_their_noise_map() -> None:
-    one, clean = task(), torch.full((2, 3, 3, 40, 40), 128, dtype=torch.uint8)
+    one, clean = task("noise.saved=0.0"), torch.full((2, 3, 3, 40, 40), 128, dtype=torch.uint8)
     torch.manual_seed(0)
     inputs, targets = one.prepare(clean, torch.tensor([10.0, 50.0]), Place(0, 4, slice(0, 2)))
     assert inputs.shape == (2, 3, 4, 40, 40)
@@ -91,6 +93,17 @@ def test_a_part_is_noisy_clips_with_their_noise_map() -> None:
         assert float(noise.std()) == pytest.approx(sigma, rel=0.05)
         assert float(np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1]) == pytest.approx(0, abs=0.06)
     assert inputs.max() > 1, "not clipped"
+
+
+def test_a_share_of_clips_is_as_a_file_has_it() -> None:
+    one, clean = task("noise.saved=0.5"), torch.full((60, 3, 3, 8, 8), 250, dtype=torch.uint8)
+    torch.manual_seed(0)
+    inputs, _ = one.prepare(clean, torch.full((60,), 50.0), Place(0, 4, slice(0, 60)))
+    pixels = inputs[:, :, :3] * 255
+    files = torch.isclose(pixels, pixels.round(), atol=1e-3).flatten(1).all(dim=1)
+    assert 15 <= int(files.sum()) <= 45
+    assert pixels[files].max() == 255
+    assert (pixels[~files].flatten(1).amax(dim=1) > 300).all()
 
 
 def test_clips_follow_from_their_key_and_are_varied() -> None:
@@ -198,7 +211,13 @@ def test_a_recipe_trains_evaluates_and_leaves_clips(
     assert methods["model"]["psnr"] == pytest.approx(checkpoint.evaluation.metrics["psnr"])
     assert methods["noisy"]["psnr"] == pytest.approx(checkpoint.evaluation.metrics["psnr_noisy"])
     assert methods["beside"]["psnr"] == pytest.approx(methods["noisy"]["psnr"], abs=0.01), "it starts as the identity"
-    assert list((run / "evaluation").glob("*_compared50.png"))
+    first = report["results"][0]["sequence"]
+    assert (run / f"evaluation/{first}_compared50.png").is_file()
+    with av.open(str(run / f"evaluation/{first}_noisy50.mkv")) as file:
+        noisy = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    videos = open_videos(checkpoint.recipe["data"]["uri"]).held_out
+    expected = Sequence(videos, 0, 50.0, most=4).noisy()
+    assert all(np.array_equal(a, rounded(b)) for a, b in zip(noisy, expected, strict=True))
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["psnr"] == methods["model"]["psnr"]
 
