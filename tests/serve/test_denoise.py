@@ -9,11 +9,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
-from PIL import Image
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
 
 from serve.repository import Repository
 from serve.settings import Settings
+from skipvit.tiling import reflected
 from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import encoded, in_process, png, write_model
 
@@ -33,9 +37,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(root: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], settings: Settings = SETTINGS) -> None:
+def run(root: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], knobs: Settings = SETTINGS) -> None:
     async def main() -> None:
-        async with in_process(Repository.open(root, settings), settings) as client:
+        async with in_process(Repository.open(root, knobs), knobs) as client:
             await scenario(client)
 
     asyncio.run(main())
@@ -137,7 +141,7 @@ ERRORS = [
     ("request_", "status", "code"), ERRORS, ids=[f"{e[1]}-{e[2]}-{i}" for i, e in enumerate(ERRORS)]
 )
 def test_errors_say_what_to_do(root: Path, request_: dict[str, object], status: int, code: str) -> None:
-    settings = Settings(decode_threads=1, tile_threads=1, max_body_bytes=20_000, max_pixels=10_000)
+    knobs = Settings(decode_threads=1, tile_threads=1, max_body_bytes=20_000, max_pixels=10_000)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         response = await client.post(DENOISE, **request_)  # type: ignore[arg-type]
@@ -149,4 +153,84 @@ def test_errors_say_what_to_do(root: Path, request_: dict[str, object], status: 
         assert (await client.post(DENOISE, content=png())).status_code == 200
         assert "skipvit_inflight_requests 1.0" in (await client.get("/metrics")).text
 
-    run(root, scenario, settings)
+    run(root, scenario, knobs)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["L", "LA", "RGB", "RGBA"]))
+@example(2000, 3000, "RGB")
+@example(1, 1, "RGBA")
+@example(1, 2500, "L")
+@settings(max_examples=15, deadline=None)
+def test_an_identity_changes_no_bit(root: Path, height: int, width: int, mode: str) -> None:
+    image = Image.merge(mode, [Image.fromarray(noise(height, width)[:, :, k % 3]) for k in range(len(mode))])
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        result = decoded(await client.post(DENOISE, content=encoded(image, compress_level=1)))
+        assert (result.mode, result.size) == (mode, image.size)
+        assert result.tobytes() == image.tobytes()
+
+    run(root, scenario)
+
+
+def blurred_whole(root: Path, pixels: Pixels) -> Pixels:
+    """The blur on the whole picture, in one run of the engine, padded as the tiles pad it."""
+    height, width = pixels.shape[:2]
+    ys, xs = (reflected(np.arange(-(-size // 8) * 8), size) for size in (height, width))
+    whole = pixels[ys[:, np.newaxis], xs]
+    session = onnxruntime.InferenceSession(root / "soft" / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    result: Pixels = session.run(["denoised"], {"images": whole[np.newaxis]})[0][0, :height, :width]
+    return result
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 333), (64, 500), (129, 65)])
+def test_tiles_of_a_local_model_cannot_be_told_from_the_whole(root: Path, height: int, width: int) -> None:
+    pixels = noise(height, width)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post(f"{DENOISE}?model=soft", content=encoded(Image.fromarray(pixels)))
+        assert int(response.headers["x-skipvit-tiles"]) > 1
+        assert np.array_equal(np.asarray(decoded(response)), blurred_whole(root, pixels))
+
+    run(root, scenario)
+
+
+def test_a_gradient_stays_smooth(root: Path) -> None:
+    gradient = np.broadcast_to(np.linspace(40, 200, 600), (200, 600)).round().astype(np.uint8)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post(f"{DENOISE}?model=soft", content=encoded(Image.fromarray(gradient)))
+        steps = np.diff(np.asarray(decoded(response)).astype(int), axis=1)
+        assert steps.min() >= 0
+        assert steps.max() <= 1
+
+    run(root, scenario)
+
+
+def test_a_camera_s_file_keeps_what_it_says_about_itself(root: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(noise(90, 130)), "JPEG", quality=95, icc_profile=profile, exif=exif.tobytes())
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for accept, format in (("image/jpeg", "JPEG"), ("image/webp,*/*;q=0.5", "WEBP"), ("*/*", "PNG")):
+            result = decoded(await client.post(DENOISE, content=data, headers={"Accept": accept}))
+            assert (result.format, result.size, result.getexif()[0x0112]) == (format, (130, 90), 6)
+            assert result.info["icc_profile"] == profile
+
+    run(root, scenario)
+
+
+def test_what_changes_on_purpose_is_said(root: Path) -> None:
+    deep = encoded(Image.fromarray((np.arange(400).reshape(20, 20) * 160).astype(np.uint16)))
+    clear = encoded(Image.new("RGBA", (20, 20), (255, 0, 0, 0)))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        response = await client.post(DENOISE, content=deep)
+        assert decoded(response).mode == "L"
+        assert response.headers["x-skipvit-note"] == "restored at 8 bits: the picture had more"
+        response = await client.post(DENOISE, content=clear, headers={"Accept": "image/jpeg"})
+        assert decoded(response).getpixel((9, 9)) == (255, 255, 255)
+        assert "over white" in response.headers["x-skipvit-note"]
+
+    run(root, scenario)

@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from serve.engine import OnnxCpuEngine
-from serve.errors import NotFound
+from serve.errors import BadField, NotFound
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, ArtifactError, read_entry, sha256_of
+from skipvit.manifest import Tiling
+from tests.serve.denoisers import denoiser, write_denoiser
 from tests.serve.servers import CLASSES, brightness_model, write_model
 
 SETTINGS = Settings(engine_threads=1)
@@ -91,6 +94,62 @@ def test_an_input_of_floats(tmp_path: Path) -> None:
     rewrite_model(folder, model.SerializeToString())
     with pytest.raises(ArtifactError, match=r"takes tensor\(float\)"):
         Repository.open(tmp_path, SETTINGS)
+
+
+DENOISER_BREAKS: dict[str, tuple[dict[str, Any], str]] = {
+    "fixed size": (
+        {"graph": denoiser(shape=["batch", 32, 32, 3])},
+        r"takes tensor\(uint8\) \['batch', 32, 32, 3\], its manifest says tensor\(uint8\) \['batch', 64, 64, 3\]",
+    ),
+    "another size out": (
+        {"graph": denoiser("half")},
+        r"makes \[32, 64, 3\] of \[64, 64, 3\], the tile of its manifest",
+    ),
+    "a tile it cannot take": (
+        {"graph": denoiser("blur"), "tiling": Tiling(tile=1, halo=0, multiple=1)},
+        r"cannot take \[1, 1, 3\], the tile of its manifest",
+    ),
+    "no step left": (
+        {"tiling": Tiling(tile=64, halo=24, multiple=32)},
+        r"manifest\.json: tiles of 64 pixels with a halo of 24 on both sides leave less than one step of 32",
+    ),
+    "a classifier": ({"graph": brightness_model(64)}, r"has inputs \['image'\], its manifest says 'images'"),
+}
+
+
+@pytest.mark.parametrize("kind", DENOISER_BREAKS)
+def test_denoisers_that_cannot_take_their_tiles_are_named(tmp_path: Path, kind: str) -> None:
+    changes, message = DENOISER_BREAKS[kind]
+    write_denoiser(tmp_path, **changes)
+    with pytest.raises(ArtifactError, match=message):
+        Repository.open(tmp_path, SETTINGS)
+
+
+def test_a_denoiser_of_floats_is_refused(tmp_path: Path) -> None:
+    graph = denoiser()
+    graph.graph.node.append(onnx.helper.make_node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT))
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("floats", onnx.TensorProto.FLOAT, ["b", "h", "w", 3]))
+    graph.graph.output[0].name, graph.graph.output[1].name = "other", "denoised"
+    graph.graph.node[0].output[0], graph.graph.node[1].output[0] = "other", "denoised"
+    write_denoiser(tmp_path, graph=graph)
+    with pytest.raises(ArtifactError, match=r"denoised is tensor\(float\) .*, needed is tensor\(uint8\)"):
+        Repository.open(tmp_path, SETTINGS)
+
+
+def test_models_of_all_tasks_live_together(tmp_path: Path) -> None:
+    for name in ("b", "d"):
+        write_model(tmp_path, name)
+    for name in ("a", "c"):
+        write_denoiser(tmp_path, name)
+    repository = Repository.open(tmp_path, SETTINGS)
+    assert repository.get(None, "classification").name == "b"
+    assert repository.get(None, "denoising").name == "a"
+    assert repository.get("c", "denoising").tiling.tile == 64
+    assert repository.models["a"].batcher.has_threads
+    with pytest.raises(BadField, match="model 'a' is for denoising, and /v1/classify is for classification"):
+        repository.get("a", "classification")
+    with pytest.raises(NotFound, match="no model for video-denoising is served here"):
+        repository.get(None, "video-denoising")
 
 
 def test_no_models_at_all(tmp_path: Path) -> None:
