@@ -66,7 +66,7 @@ export class BeforeAfter {
   }
 
   #layout() {
-    const { clientWidth: width, clientHeight: height } = this.root;
+    const { width, height } = this.root.getBoundingClientRect();  // not in whole pixels, or a seam would show at an edge
     if (!width || !height) return;
     const scale = this.#zoomed ? 1 : Math.min(width / this.#width, height / this.#height);
     const wide = this.#width * scale, high = this.#height * scale;
