@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class DenoisingJob(Job):
     """
 
     max_batch = 8
+    _input, _channels = INPUT, 3
 
     def __init__(self, origin: DenoiserOrigin, images: Path | None, tile: int | None, halo: int | None) -> None:
         self.task = origin.task
@@ -48,18 +49,20 @@ class DenoisingJob(Job):
         if (channels := getattr(origin.model, "in_chans", 3)) != 3:
             raise ValueError(f"pictures have 3 channels, got in_chans={channels}; leave it out")
         self._multiple = int(getattr(origin.model, "multiple", 1))
-        self._tiling = self.tiling = plan_tiling(self.architecture, self._multiple, tile, halo)
-        picture = ("batch", "height", "width", 3)
-        self.inputs = (Tensor(name=INPUT, dtype="uint8", shape=picture),)
+        self._tiling = self.tiling = self._planned(plan_tiling(self.architecture, self._multiple, tile, halo))
+        axes: tuple[int | str, ...] = ("batch", *self._leading, "height", "width")
+        self.inputs = (Tensor(name=self._input, dtype="uint8", shape=(*axes, self._channels)),)
         self.outputs = (
-            Tensor(name=DENOISED, dtype="uint8", shape=picture),
-            Tensor(name=RESTORED, dtype="float32", shape=picture),
+            Tensor(name=DENOISED, dtype="uint8", shape=(*axes, 3)),
+            Tensor(name=RESTORED, dtype="float32", shape=(*axes, 3)),
         )
         self._samples = origin.samples
         self._pictures, self._source = clean_pictures(origin, images)
 
     def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
-        return denoiser_graph(DeployDenoiser(self.model, DTYPES[precision]), self._multiple, opset)
+        deployable = DeployDenoiser(self.model, DTYPES[precision])
+        shape = (2, *self._leading, 2 * self._multiple, 3 * self._multiple, self._channels)
+        return denoiser_graph(deployable, self._multiple, opset, {self._input: torch.zeros(shape, dtype=torch.uint8)})
 
     def compare(self, path: Path, precision: Precision) -> Parity:
         return compare_restored(self._reference, path, precision, self._batches, self._source)
@@ -76,12 +79,24 @@ class DenoisingJob(Job):
             Image.fromarray(picture).save(folder / name, optimize=True)
         return names
 
+    @property
+    def _leading(self) -> tuple[int, ...]:
+        """Sizes of the axes between the batch and the height."""
+        return ()
+
+    def _planned(self, tiling: Tiling) -> Tiling:
+        return tiling
+
+    def _batch(self, count: int, height: int, width: int, seed: int) -> Pixels:
+        """Noisy input of the graph."""
+        return noisy_batch(self._pictures, count, height, width, seed)
+
     @cached_property
     def _batches(self) -> list[Pixels]:
         """Two sizes, one of them not square and no tile's, and two batch sizes."""
         tile, step = self._tiling.tile, self._multiple
         sizes = [(1, tile, tile), (3, tile, tile), (1, tile + step, tile + 2 * step)]
-        return [noisy_batch(self._pictures, *size, seed=index) for index, size in enumerate(sizes)]
+        return [self._batch(*size, seed=index) for index, size in enumerate(sizes)]
 
     @cached_property
     def _reference(self) -> list[Floats]:
@@ -111,16 +126,23 @@ def plan_tiling(architecture: str, multiple: int, tile: int | None, halo: int | 
         raise ValueError(f"--tile {tile} --halo {halo}: {error.errors()[0]['msg']}") from None
 
 
-def denoiser_graph(model: DeployDenoiser, multiple: int, opset: int) -> onnx.ModelProto:
+def denoiser_graph(
+    model: DeployDenoiser, multiple: int, opset: int, sample: Mapping[str, torch.Tensor] | None = None
+) -> onnx.ModelProto:
     """``images`` uint8 (batch, height, width, 3) to ``denoised`` uint8 and ``restored`` float32 of the same shape.
 
     Height and width may be any multiples of ``multiple``.
+
+    Args:
+        sample: another input by its name, (2, ..., height, width, channels); height and width are neither one multiple
+            nor equal, so that none is taken for a constant or for the other.
     """
+    if sample is None:
+        sample = {INPUT: torch.zeros(2, 2 * multiple, 3 * multiple, 3, dtype=torch.uint8)}
     rows, columns = (torch.export.Dim(name, min=1, max=_MAX_SIDE // multiple) for name in ("rows", "columns"))
-    # neither 1 nor equal, so that none is taken for a constant or for the other
-    sample = torch.zeros(2, 2 * multiple, 3 * multiple, 3, dtype=torch.uint8)
-    dynamic = {1: multiple * rows, 2: multiple * columns}
-    return module_to_graph(model, {INPUT: sample}, [DENOISED, RESTORED], opset, dynamic)
+    (axes,) = {tensor.ndim for tensor in sample.values()}
+    dynamic = {axes - 3: multiple * rows, axes - 2: multiple * columns}
+    return module_to_graph(model, sample, [DENOISED, RESTORED], opset, dynamic)
 
 
 def sample_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ MAX_LEVEL = 255.0
 class DeployDenoiser(nn.Module):
     """Pictures (B, H, W, 3) uint8 to ``denoised`` uint8 and ``restored`` float32 in 0..255, both (B, H, W, 3).
 
+    Or clips with their noise maps (B, T, H, W, 4) to clips (B, T, H, W, 3), where the model is one for clips.
+
     ``denoised`` is ``restored`` rounded half to even and clipped.
 
     Args:
@@ -36,13 +38,13 @@ class DeployDenoiser(nn.Module):
 
 
 class AsItIs(nn.Module):
-    """A denoiser of images (B, 3, H, W) in 0..1, on pictures (B, H, W, 3) in 0..255."""
+    """A denoiser of images (..., c, H, W) in 0..1, on pictures (..., H, W, c) in 0..255."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.dtype = model.to(dtype), dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        x = (images.permute(0, 3, 1, 2) / MAX_LEVEL).to(self.dtype)  # (B, H, W, 3) -> (B, 3, H, W)
+        x = (images.movedim(-1, -3) / MAX_LEVEL).to(self.dtype)  # (..., H, W, c) -> (..., c, H, W)
         restored: Tensor = self.model(x).float() * MAX_LEVEL
-        return restored.permute(0, 2, 3, 1)  # (B, 3, H, W) -> (B, H, W, 3)
+        return restored.movedim(-3, -1)  # (..., 3, H, W) -> (..., H, W, 3)

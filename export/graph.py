@@ -43,7 +43,8 @@ def module_to_graph(
 
     Args:
         module: takes and returns tensors, and the first axis of each is the batch, which stays dynamic.
-        inputs: a sample of each argument of ``forward``, by the argument's name. Batch 2 keeps it from being fixed.
+        inputs: a sample of each argument of ``forward``, in order, by the name to give it. Batch 2 keeps it from being
+            fixed.
         outputs: names to give the outputs, in order.
         dynamic: further dynamic axes, the same for each input: axis to ``torch.export.Dim``, or a multiple of one.
 
@@ -62,7 +63,7 @@ def module_to_graph(
             tuple(inputs.values()),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes={name: {0: batch, **(dynamic or {})} for name in inputs},
+            dynamic_shapes=tuple({0: batch, **(dynamic or {})} for _ in inputs),
             input_names=list(inputs),
             output_names=list(outputs),
             custom_translation_table={op.TORCH_OP: op.record for op in _OPS},

@@ -10,8 +10,8 @@ from skipvit.denoiser_origin import DenoiserOrigin
 from skipvit.origin import open_picture, pictures_in
 from skipvit.transforms import Pixels, to_rgb
 
-_SIGMA = 25.0  # of the noise, in grey levels
-_NOISE = f"noise of sigma {_SIGMA:g}"
+SIGMA = 25.0  # of the noise, in grey levels
+_NOISE = f"noise of sigma {SIGMA:g}"
 _MAX_PICTURES = 8
 _LARGEST_SIDE = 1024  # of a picture, whose centre is kept
 _SYNTHETIC_PICTURES, _SYNTHETIC_SIDE = 3, 256
@@ -42,7 +42,7 @@ def noisy_batch(pictures: Sequence[Pixels], count: int, height: int, width: int,
     batch = []
     for index in range(count):
         clean = _fit(pictures[index % len(pictures)], height, width)
-        noise = rng.normal(0.0, _SIGMA, clean.shape)
+        noise = rng.normal(0.0, SIGMA, clean.shape)
         batch.append(np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8))
     return np.stack(batch)
 

@@ -81,9 +81,7 @@ def _rounded(restored: Floats) -> Floats:
 
 
 def torch_restored(model: torch.nn.Module, batches: Sequence[Pixels]) -> list[Floats]:
-    """The model as trained, in float32: pictures (B, H, W, 3) uint8 to (B, H, W, 3) in 0..255, before rounding."""
+    """The model as trained, in float32: (..., H, W, c) uint8 to (..., H, W, 3) in 0..255, before rounding."""
     with torch.inference_mode():
-        return [
-            (model(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255) * 255).permute(0, 2, 3, 1).numpy()
-            for batch in batches
-        ]
+        images = (torch.from_numpy(batch).movedim(-1, -3).float() / 255 for batch in batches)
+        return [(model(x) * 255).movedim(-3, -1).numpy() for x in images]

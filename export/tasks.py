@@ -5,6 +5,7 @@ import argparse
 from export.classification import ClassificationJob
 from export.denoising import DenoisingJob
 from export.job import Job
+from export.video_denoising import VideoDenoisingJob
 from skipvit.denoiser_origin import resolve_denoiser
 from skipvit.manifest import Task
 from skipvit.origin import OriginError, read_labels, resolve, task_of
@@ -24,7 +25,8 @@ def open_job(options: argparse.Namespace) -> tuple[Job, str]:
         return ClassificationJob(origin, labels, options.images), origin.default_name
     _refuse(options, task, "labels", "pretrained")
     denoiser = resolve_denoiser(options.source, options.weights, dict(options.model_arg))
-    return DenoisingJob(denoiser, options.images, options.tile, options.halo), denoiser.default_name
+    job = VideoDenoisingJob if task == "video-denoising" else DenoisingJob
+    return job(denoiser, options.images, options.tile, options.halo), denoiser.default_name
 
 
 def _refuse(options: argparse.Namespace, task: Task, *names: str) -> None:

@@ -45,6 +45,8 @@ def _register(name: str, preset: dict[str, Any]) -> None:
     # timm takes an entry point's name from the function
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{preset['embed_dim']} channels, blocks {preset['depths']}, skip {preset.get('skip', '')!r}."
+    # what skipvit.origin.task_of reads before anything is built
+    create.task = Uformer.task  # type: ignore[attr-defined]
     globals()[name] = timm.models.register_model(create)
 
 

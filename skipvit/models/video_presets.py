@@ -48,6 +48,8 @@ def _register(name: str, preset: dict[str, Any]) -> None:
     # timm takes an entry point's name from the function
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"{preset['frames']} frames, {preset['dims']} channels, {preset['depths']} blocks."
+    # what skipvit.origin.task_of reads before anything is built
+    create.task = VideoDenoiser.task  # type: ignore[attr-defined]
     globals()[name] = timm.models.register_model(create)
 
 

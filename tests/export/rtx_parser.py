@@ -2,7 +2,9 @@
 
 A program of its own, because some failures of the parser end the process. Neither step needs a GPU.
 
-    python rtx_parser.py model.onnx
+    python rtx_parser.py model.onnx [MULTIPLE]
+
+Dynamic axes but the batch run from MULTIPLE to 16 times as much; 1 if not given.
 """
 
 import json
@@ -30,7 +32,7 @@ def describe(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype.name}
 
 
-def main(path: Path) -> dict[str, Any]:
+def main(path: Path, multiple: int = 1) -> dict[str, Any]:
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -42,7 +44,7 @@ def main(path: Path) -> dict[str, Any]:
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for tensor in inputs:
         small, usual, large = (
-            (batch, *(edge if size == -1 else size for size in tuple(tensor.shape)[1:]))
+            (batch, *(edge * multiple if size == -1 else size for size in tuple(tensor.shape)[1:]))
             for batch, edge in ((1, 1), (2, 4), (LARGEST_BATCH, LARGEST_EDGE))
         )
         profile.set_shape(tensor.name, small, usual, large)
@@ -58,4 +60,4 @@ def main(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:]))))

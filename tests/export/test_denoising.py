@@ -26,6 +26,7 @@ from skipvit.artifacts import read_entry
 from skipvit.checkpoints import CleanSamples
 from skipvit.denoiser_origin import DenoiserOrigin
 from skipvit.manifest import Tiling
+from skipvit.origin import task_of
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (10, 20, 28, 3), dtype=np.uint8)
 NAMES = ("cat", "cat", "a/../b", "flower 1", "ü", "f", "g", "h", "i", "j")
@@ -230,7 +231,35 @@ def test_noisy_pictures_of_any_size(height: int, width: int, count: int) -> None
     np.testing.assert_array_equal(batch, noisy_batch(PICTURES, count, height, width, seed=0))
 
 
+def test_a_name_says_what_its_model_is_for() -> None:
+    assert task_of("uformer_tiny") == task_of("skipat_uformer_micro") == "denoising"
+    assert task_of("video_denoiser_micro") == "video-denoising"
+    assert task_of("skipat_micro_patch2_8") == task_of("no_such_model") == "classification"
+
+
 @pytest.mark.parametrize("option", [["--tile", "64"], ["--halo", "8"]])
 def test_classifiers_have_no_tiles(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["skipat_micro_patch2_8", "--out", str(tmp_path), *option]) == 1
     assert f"{option[0]} means nothing to skipat_micro_patch2_8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tile", "100"], "--tile 100 is no multiple of 32, which skipat_uformer_micro needs; give 96 or 128"),
+        (["--halo", "200"], "--halo 200 on both sides leaves nothing of a tile of 256; give at most 127"),
+        (["--labels", "labels.txt"], "--labels means nothing to skipat_uformer_micro, a model for denoising"),
+        (["--pretrained"], "--pretrained means nothing to skipat_uformer_micro, a model for denoising"),
+        (["--model-arg", "in_chans=4"], "pictures have 3 channels, got in_chans=4"),
+        (["--model-arg", "skip=3"], "skip"),
+        (["--images", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_denoiser_cannot_do(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["skipat_uformer_micro", "--out", str(tmp_path / "models"), *options]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "models").exists()

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from export import ops
+from export.denoising import denoiser_graph
 from export.deploy import DeployClassifier
+from export.deploy_denoiser import DeployDenoiser
 from export.graph import to_graph
 from export.ops.domain import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from skipvit.models import create_model
@@ -26,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 Shape = tuple[int, ...]
 
 
-def through_tensorrt(graph: onnx.ModelProto, folder: Path) -> dict[str, Any]:
-    """What rtx_parser.py reports, in a process of its own."""
+def through_tensorrt(graph: onnx.ModelProto, folder: Path, multiple: int = 1) -> dict[str, Any]:
+    """What rtx_parser.py reports, in a process of its own; sizes are multiples of ``multiple``."""
     path = folder / "model.onnx"
     onnx.save(graph, path)
-    command = [sys.executable, str(Path(__file__).with_name("rtx_parser.py")), str(path)]
+    command = [sys.executable, str(Path(__file__).with_name("rtx_parser.py")), str(path), str(multiple)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -172,5 +174,53 @@ def test_a_model_parses_and_builds(
     assert report["outputs"] == [
         {"name": "logits", "shape": [-1, 5], "dtype": "FLOAT"},
         {"name": "probabilities", "shape": [-1, 5], "dtype": "FLOAT"},
+    ]
+    assert report["plan_bytes"] > 0
+
+
+DENOISERS: dict[str, tuple[str, dict[str, Any], str, Shape, torch.dtype, int]] = {
+    "uformer": (
+        "uformer_micro",
+        {"embed_dim": 8, "depths": (2, 1, 2), "num_heads": (1, 8, 2), "window": 4, "skip": "odd"},
+        "images",
+        (),
+        torch.float32,
+        20,
+    ),
+    "uformer, half": (
+        "skipat_uformer_micro",
+        {"embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 1, 1), "window": 4, "phi_proj": True},
+        "images",
+        (),
+        torch.float16,
+        18,
+    ),
+    "video": (
+        "skipat_video_denoiser_micro",
+        {"frames": 3, "dims": (8, 8), "depths": (1, 1), "num_heads": (2, 2), "window": 2},
+        "clips",
+        (3,),
+        torch.float32,
+        20,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DENOISERS)
+def test_a_denoiser_parses_and_builds_for_many_sizes(case: str, tmp_path: Path) -> None:
+    name, arguments, input_name, frames, dtype, opset = DENOISERS[case]
+    model = create_model(name, **arguments)
+    multiple = model.multiple
+    assert isinstance(multiple, int)
+    shape = (2, *frames, 2 * multiple, 3 * multiple, 4 if frames else 3)
+    sample = {input_name: torch.zeros(shape, dtype=torch.uint8)}
+    graph = denoiser_graph(DeployDenoiser(model, dtype), multiple, opset, sample)
+    report = through_tensorrt(graph, tmp_path, multiple)
+    assert report["errors"] == []
+    axes = [-1, *frames, -1, -1]
+    assert report["inputs"] == [{"name": input_name, "shape": [*axes, shape[-1]], "dtype": "UINT8"}]
+    assert report["outputs"] == [
+        {"name": "denoised", "shape": [*axes, 3], "dtype": "UINT8"},
+        {"name": "restored", "shape": [*axes, 3], "dtype": "FLOAT"},
     ]
     assert report["plan_bytes"] > 0

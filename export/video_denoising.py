@@ -1,0 +1,47 @@
+"""Video denoisers: clips of a fixed number of frames, and how strong their noise is, in one uint8 tensor."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.denoising import DenoisingJob
+from export.noisy_pictures import SIGMA, noisy_batch
+from skipvit.manifest import Tiling
+from skipvit.transforms import Pixels
+
+
+class VideoDenoisingJob(DenoisingJob):
+    """A video denoiser; arguments and errors are those of `DenoisingJob`.
+
+    Input ``clips`` is uint8 (batch, frames, height, width, 4): red, green, blue and the noise map, which holds the
+    standard deviation of the noise in grey levels everywhere.
+    """
+
+    max_batch = 2
+    _input, _channels = "clips", 4
+
+    @property
+    def _leading(self) -> tuple[int, ...]:
+        return (int(getattr(self.model, "frames")),)  # noqa: B009
+
+    def _planned(self, tiling: Tiling) -> Tiling:
+        lead, lag = (int(getattr(self.model, name, 0)) for name in ("lead", "lag"))
+        return tiling.model_copy(update={"frames": self._leading[0], "lead": lead, "lag": lag})
+
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, *self._leading, 4, self._tiling.tile, self._tiling.tile)
+
+    def write_samples(self, folder: Path) -> tuple[str, ...]:
+        return ()  # a page offers pictures, and this model takes none
+
+    def _batch(self, count: int, height: int, width: int, seed: int) -> Pixels:
+        (frames,) = self._leading
+        clips = noisy_batch([_lasting(picture, frames) for picture in self._pictures], count, height, width, seed)
+        return np.concatenate([clips, np.full_like(clips[..., :1], round(SIGMA))], axis=-1)
+
+
+def _lasting(picture: Pixels, frames: int) -> Pixels:
+    """The first frames of a clip, its mirror image in time where it is too short, or of a picture that stands still."""
+    clip = picture[None] if picture.ndim == 3 else picture
+    return np.pad(clip, [(0, max(0, frames - len(clip))), (0, 0), (0, 0), (0, 0)], mode="symmetric")[:frames]
