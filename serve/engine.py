@@ -120,7 +120,9 @@ def _options(contract: Contract) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     if contract.result is not None:
-        # A plan of all buffers in one block makes the arena keep the largest block of every batch size that ever came.
+        # A plan lays all buffers of a run out in one block, which the arena keeps for each that ran at the same time.
+        # Measured on a Uformer with tiles of 256 pixels and two callers: 376 MB with it, 284 MB without, equally fast.
+        # Without the arena, or shrinking it after each run, a tile takes 1.4 to 1.9 times as long.
         options.enable_mem_pattern = False
     return options
 
