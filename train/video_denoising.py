@@ -47,11 +47,18 @@ class VideoDenoising:
     def repeats(self) -> int:
         return 1
 
+    @property
+    def frames(self) -> int:
+        """Of a clip as the model takes it."""
+        return 1 if self.recipe.data.alone else self.recipe.data.frames
+
     def model_args(self) -> dict[str, Any]:
-        args, frames = self.recipe.model.args, self.recipe.data.frames
+        args = self.recipe.model.args
         if "frames" in args:
-            raise RecipeError(f"model.args has frames, which data.frames = {frames} decides; leave it out")
-        return {"frames": frames, **args}
+            raise RecipeError(
+                f"model.args has frames, which data.frames = {self.recipe.data.frames} decides; leave it out"
+            )
+        return {"frames": self.frames, **args}
 
     def check_part(self, size: int) -> None:
         pass  # any will do
@@ -71,7 +78,10 @@ class VideoDenoising:
         if self.recipe.noise.saved:
             is_file = torch.rand_like(level) < self.recipe.noise.saved
             noisy = torch.where(is_file, (noisy.clamp(0, 1) * 255).round() / 255, noisy)
-        return torch.cat([noisy, noise_map], dim=2), clean
+        inputs = torch.cat([noisy, noise_map], dim=2)
+        if self.recipe.data.alone:  # (B, T, ...) -> (B*T, 1, ...)
+            return inputs.flatten(0, 1)[:, None], clean.flatten(0, 1)[:, None]
+        return inputs, clean
 
     def loss(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.recipe.optim.loss == "mse":
@@ -100,7 +110,7 @@ class VideoDenoising:
         held_out = self.data.held_out
         n = len(held_out.names)
         chosen = np.linspace(0, n - 1, min(n, _SAMPLES)).round().astype(int).tolist()
-        clips = [_first(held_out.frames(index), self.recipe.data.frames) for index in chosen]
+        clips = [_first(held_out.frames(index), self.frames) for index in chosen]
         return CleanSamples(centre_crops(clips, _SAMPLE_SIDE), tuple(held_out.names[index] for index in chosen))
 
 

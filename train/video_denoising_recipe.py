@@ -12,6 +12,7 @@ class Data(r.Data):
     """Where clips come from, and how many are cut."""
 
     frames: int = Field(default=5, ge=1, le=64, description="of a clip, and of the model, which has no say in it")
+    alone: bool = Field(default=False, description="frames go through a model of single frames, one by one")
     patch: int = Field(default=96, ge=8, le=4096, description="side of a clip, in pixels")
     clips_per_epoch: int = Field(ge=1)
     held_out_frames: int = Field(default=0, ge=0, description="of each sequence, the first so many; 0 takes all")

@@ -16,6 +16,8 @@ from skipvit.ops import reused_attention
 class SpaceTimeConv(nn.Conv3d):
     """3-D convolution that keeps T, H and W: zeros around each frame, and before and after the clip; stride 1.
 
+    It starts as a convolution of each frame alone, the weights of all other frames zero.
+
     Args:
         time: kernel size in frames. Odd, or any number if causal.
         space: kernel size in pixels, odd.
@@ -29,6 +31,10 @@ class SpaceTimeConv(nn.Conv3d):
         kernel, padding = (time, space, space), (inside, space // 2, space // 2)
         super().__init__(dim, dim_out, kernel, padding=padding, groups=groups)
         self.past = time - 1 if causal else 0
+        with torch.no_grad():
+            present = torch.empty_like(self.weight[:, :, :1])
+            nn.init.kaiming_uniform_(present, a=5**0.5)  # as nn.Conv2d starts
+            self.weight.zero_()[:, :, self.past or inside].copy_(present[:, :, 0])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C_out, T, H, W)."""

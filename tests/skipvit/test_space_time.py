@@ -48,7 +48,8 @@ def test_windows_are_cut_and_put_back(B: int, T: int, rows: int, columns: int, w
 @settings(max_examples=20, deadline=None)
 @given(time=st.sampled_from([1, 3, 5]), space=st.sampled_from([1, 3]), T=st.integers(1, 4), causal=st.booleans())
 def test_a_convolution_is_its_sums_over_frames(time: int, space: int, T: int, causal: bool) -> None:
-    conv = SpaceTimeConv(2, 3, time, space, causal=causal).double()
+    conv = randomised(SpaceTimeConv(2, 3, time, space, causal=causal))
+    assert isinstance(conv, SpaceTimeConv)
     x = normal(1, 2, T, 4, 5)
     first = -(time - 1) if causal else -(time // 2)
     for t in range(T):
@@ -57,6 +58,14 @@ def test_a_convolution_is_its_sums_over_frames(time: int, space: int, T: int, ca
             if 0 <= t + first + k < T:
                 y = y + F.conv2d(x[:, :, t + first + k], conv.weight[:, :, k], padding=space // 2)
         torch.testing.assert_close(conv(x)[:, :, t], y)
+
+
+@pytest.mark.parametrize(("time", "causal"), [(1, False), (3, False), (3, True), (2, True)])
+def test_a_convolution_starts_on_each_frame_alone(time: int, causal: bool) -> None:
+    conv, x = SpaceTimeConv(2, 3, time, causal=causal).double(), normal(1, 2, 4, 5, 5)
+    alone = F.conv2d(x[0].transpose(0, 1), conv.weight[:, :, -1 if causal else time // 2], conv.bias, padding=1)
+    torch.testing.assert_close(conv(x)[0], alone.transpose(0, 1))
+    assert alone.std() > 0.1
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -95,6 +95,22 @@ def test_a_part_is_noisy_clips_with_their_noise_map() -> None:
     assert inputs.max() > 1, "not clipped"
 
 
+def test_frames_may_go_alone() -> None:
+    """The very same noisy frames, as clips of one."""
+    clean, sigma, place = (
+        torch.randint(0, 255, (2, 3, 3, 8, 8)).byte(),
+        torch.tensor([10.0, 50.0]),
+        Place(0, 4, slice(2)),
+    )
+    found = []
+    for one in (task(), task("data.alone=true")):
+        torch.manual_seed(0)
+        found.append(one.prepare(clean, sigma, place))
+    assert task("data.alone=true").model_args()["frames"] == 1
+    for clips, frames in zip(*found, strict=True):
+        assert torch.equal(frames, clips.flatten(0, 1)[:, None])
+
+
 def test_a_share_of_clips_is_as_a_file_has_it() -> None:
     one, clean = task("noise.saved=0.5"), torch.full((60, 3, 3, 8, 8), 250, dtype=torch.uint8)
     torch.manual_seed(0)
@@ -204,19 +220,20 @@ def test_a_recipe_trains_evaluates_and_leaves_clips(
     alone = VideoDenoiser(**changed["model_args"])
     save_checkpoint(single, alone.state_dict(), checkpoint.model_copy(update=changed))
     capsys.readouterr()
-    assert evaluate([str(run), "--sigma", "30,50", "--frames", "4", "--beside", str(single)]) == 0
+    assert evaluate([str(run), "--sigma", "30,50" if data else "30", "--frames", "4", "--beside", str(single)]) == 0
     report = json.loads((run / "evaluation/evaluation.json").read_text())
     assert report["results"][0]["frames"] == 4
+    assert [block["sigma"] for block in report["means"]] == ([30, 50] if data else [30])
     methods = report["means"][0]["methods"]
     assert methods["model"]["psnr"] == pytest.approx(checkpoint.evaluation.metrics["psnr"])
     assert methods["noisy"]["psnr"] == pytest.approx(checkpoint.evaluation.metrics["psnr_noisy"])
     assert methods["beside"]["psnr"] == pytest.approx(methods["noisy"]["psnr"], abs=0.01), "it starts as the identity"
     first = report["results"][0]["sequence"]
-    assert (run / f"evaluation/{first}_compared50.png").is_file()
-    with av.open(str(run / f"evaluation/{first}_noisy50.mkv")) as file:
+    assert (run / f"evaluation/{first}_compared30.png").is_file()
+    with av.open(str(run / f"evaluation/{first}_noisy30.mkv")) as file:
         noisy = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     videos = open_videos(checkpoint.recipe["data"]["uri"]).held_out
-    expected = Sequence(videos, 0, 50.0, most=4).noisy()
+    expected = Sequence(videos, 0, 30.0, most=4).noisy()
     assert all(np.array_equal(a, rounded(b)) for a, b in zip(noisy, expected, strict=True))
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["psnr"] == methods["model"]["psnr"]
