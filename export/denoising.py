@@ -109,16 +109,19 @@ def plan_tiling(architecture: str, multiple: int, tile: int | None, halo: int | 
     Raises:
         ValueError: the model does not take such tiles; the message names those that it takes.
     """
-    tile = -(-_TILE // multiple) * multiple if tile is None else tile
+    if tile is None:  # about 256, and neighbours with their halos still a step apart
+        wanted = max(_TILE, multiple + 2 * (_HALO if halo is None else halo))
+        tile = -(-wanted // multiple) * multiple
     if tile % multiple:
         below = tile // multiple * multiple
         takes = f"{below} or {below + multiple}" if below else str(multiple)
         raise ValueError(f"--tile {tile} is no multiple of {multiple}, which {architecture} needs; give {takes}")
-    halo = min(_HALO, (tile - 1) // 2) if halo is None else halo
-    if 2 * halo >= tile:
+    most = (tile - multiple) // 2  # tiles are laid in steps of the multiple
+    halo = min(_HALO, most) if halo is None else halo
+    if halo > most:
         raise ValueError(
-            f"--halo {halo} on both sides leaves nothing of a tile of {tile}; give at most {(tile - 1) // 2}, "
-            "or a larger --tile"
+            f"--halo {halo} on both sides leaves less than a step of {multiple} of a tile of {tile}; "
+            f"give at most {most}, or a larger --tile"
         )
     try:
         return Tiling(tile=tile, halo=halo, multiple=multiple)

@@ -22,6 +22,7 @@ from export.entry import Plan, export_entry
 from export.noisy_pictures import noisy_batch
 from export.parity import ParityError
 from export.to_onnx import main
+from skipvit import tiling
 from skipvit.artifacts import read_entry
 from skipvit.checkpoints import CleanSamples
 from skipvit.denoiser_origin import DenoiserOrigin
@@ -197,7 +198,7 @@ def test_infinities_do_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (32, 100, None, "--tile 100 is no multiple of 32, which m needs; give 96 or 128"),
         (128, 100, None, "--tile 100 is no multiple of 128, which m needs; give 128"),
-        (32, 64, 32, "--halo 32 on both sides leaves nothing of a tile of 64; give at most 31"),
+        (32, 64, 32, "--halo 32 on both sides leaves less than a step of 32 of a tile of 64; give at most 16"),
         (32, 8192, None, "--tile 8192"),
     ],
 )
@@ -206,9 +207,14 @@ def test_tiles_that_cannot_be(multiple: int, tile: int, halo: int | None, messag
         plan_tiling("m", multiple, tile, halo)
 
 
-@pytest.mark.parametrize(("multiple", "tile", "halo"), [(32, 256, 16), (128, 256, 16), (96, 288, 16), (512, 512, 16)])
+@pytest.mark.parametrize(("multiple", "tile", "halo"), [(32, 256, 16), (128, 256, 16), (96, 288, 16), (512, 1024, 16)])
 def test_tiles_by_default(multiple: int, tile: int, halo: int) -> None:
     assert plan_tiling("m", multiple, None, None) == Tiling(tile=tile, halo=halo, multiple=multiple)
+    assert len(tiling.plan(2000, 3000, tile, halo, multiple)) > 1  # the server can lay them
+
+
+def test_a_tile_of_one_step_has_no_halo() -> None:
+    assert plan_tiling("m", 128, 128, None).halo == 0
 
 
 def test_sample_names_are_plain_and_all_different() -> None:
@@ -247,7 +253,10 @@ def test_classifiers_have_no_tiles(option: list[str], tmp_path: Path, capsys: py
     ("options", "message"),
     [
         (["--tile", "100"], "--tile 100 is no multiple of 32, which skipat_uformer_micro needs; give 96 or 128"),
-        (["--halo", "200"], "--halo 200 on both sides leaves nothing of a tile of 256; give at most 127"),
+        (
+            ["--halo", "200"],
+            "--halo 200 on both sides leaves less than a step of 32 of a tile of 256; give at most 112",
+        ),
         (["--labels", "labels.txt"], "--labels means nothing to skipat_uformer_micro, a model for denoising"),
         (["--pretrained"], "--pretrained means nothing to skipat_uformer_micro, a model for denoising"),
         (["--model-arg", "in_chans=4"], "pictures have 3 channels, got in_chans=4"),
