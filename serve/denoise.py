@@ -13,6 +13,7 @@ from serve.admission import Admission, Places
 from serve.asgi import ClientGone, header_list, send_bytes, unless_gone
 from serve.decoding import ImageLimits
 from serve.doorway import NOTES
+from serve.errors import NotReady
 from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.parameters import parse_quality
@@ -73,11 +74,14 @@ class Denoise:
         task.add_done_callback(finish)
         try:
             await unless_gone(finished, order.receive, loop)
-        except (ClientGone, asyncio.CancelledError):
+        except (ClientGone, asyncio.CancelledError) as error:
             job.stop()
             task.add_done_callback(_look_at)
             self._metrics.cancelled(1)
-            raise
+            if isinstance(error, ClientGone):
+                raise
+            # Cancelled at the end of the drain, by the server itself: the client is still there, and can be told.
+            raise NotReady("the server is shutting down", "send the picture again, to another server") from None
         task.result()
         await self._send(job)
 
