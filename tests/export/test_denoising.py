@@ -254,7 +254,7 @@ def test_classifiers_have_no_tiles(option: list[str], tmp_path: Path, capsys: py
     [
         (["--tile", "100"], "--tile 100 is no multiple of 32, which skipat_uformer_micro needs; give 96 or 128"),
         (
-            ["--halo", "200"],
+            ["--tile", "256", "--halo", "200"],
             "--halo 200 on both sides leaves less than a step of 32 of a tile of 256; give at most 112",
         ),
         (["--labels", "labels.txt"], "--labels means nothing to skipat_uformer_micro, a model for denoising"),
