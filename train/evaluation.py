@@ -65,7 +65,9 @@ def evaluate(checkpoint: Path, options: Options) -> Report:
             from train.measure_classifier import measure_classifier
 
             if options.sigmas or options.ensemble or options.tile or options.frames or options.beside:
-                raise EvaluationError("--sigma, --ensemble, --tile, --frames and --beside are for denoisers")
+                raise EvaluationError(
+                    "--sigma, --ensemble, --tile, --frames and --beside are for denoisers; leave them out"
+                )
             return measure_classifier(checkpoint, options)
         if task == "denoising":
             from train.measure_denoiser import measure_denoiser

@@ -117,7 +117,7 @@ def test_sigmas_that_are_none_are_refused(sigma: str, capsys: pytest.CaptureFixt
 def test_classifier_refuses_a_denoisers_options(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train([str(tiny), "--out", str(tmp_path / "run"), "--set", "run.steps=1"]) == 0
     assert main([str(tmp_path / "run"), "--sigma", "25"]) == 1
-    assert "--sigma, --ensemble and --tile are for denoisers; leave them out" in capsys.readouterr().err
+    assert "--frames and --beside are for denoisers; leave them out" in capsys.readouterr().err
 
 
 def test_classical_methods_are_better_than_nothing_and_at_their_best() -> None:
