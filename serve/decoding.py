@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from serve.errors import BadImage, RequestError, TooLarge, quoted
+from serve.hidden_work import check_hidden_work
 from skipvit.transforms import Pixels, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def open_image(data: bytes, limits: ImageLimits, what: str) -> Image.Image:
         raise BadImage("empty_image", f"{what} is empty: it has 0 bytes", "send the bytes of a picture")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_header(image, limits, what)
+    check_hidden_work(image, data, what)
     return image
 
 
