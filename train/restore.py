@@ -26,8 +26,9 @@ def restore(model: nn.Module, noisy: Picture, device: torch.device, ensemble: bo
     """
     if not tile and noisy.shape[0] * noisy.shape[1] <= _WHOLE:
         return _run(model, noisy, device, ensemble)
-    side = tile or _TILE
-    tiles = plan(noisy.shape[0], noisy.shape[1], side, min(_HALO, side // 4), int(getattr(model, "multiple", 1)))
+    multiple = int(getattr(getattr(model, "module", model), "multiple", 1))  # DistributedDataParallel hides the model
+    side = tile or -(-max(_TILE, 2 * multiple) // multiple) * multiple
+    tiles = plan(noisy.shape[0], noisy.shape[1], side, min(_HALO, side // 4), multiple)
     return restore_tiles(noisy, tiles, lambda part: _run(model, part, device, ensemble), "float32")
 
 

@@ -48,3 +48,24 @@ def test_tile_that_the_model_does_not_take_is_refused() -> None:
     model.multiple = 32  # type: ignore[assignment]
     with pytest.raises(ValueError, match="tiles must be a multiple of the model's 32 pixels, got 48"):
         restore(model, PICTURE, CPU, tile=48)
+
+
+@pytest.mark.parametrize("multiple", [96, 512])
+def test_large_pictures_are_cut_as_the_model_needs(multiple: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Particular(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[2] % multiple == x.shape[3] % multiple == 0
+            return x
+
+    class Wrapper(nn.Module):  # as DistributedDataParallel wraps it
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Particular()
+            self.module.multiple = multiple  # type: ignore[assignment]
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.module(x)
+            return y
+
+    monkeypatch.setattr("train.restore._WHOLE", 1000)
+    np.testing.assert_allclose(restore(Wrapper(), PICTURE, CPU), PICTURE, atol=1e-6)
