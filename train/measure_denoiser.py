@@ -176,7 +176,8 @@ def _classical(
 ) -> Pixels:
     """What a classical method makes of a picture; its figures go into ``methods``."""
     deviation = float(np.std(noisy - clean.astype(np.float32) / np.float32(255)))
-    best, seconds = _timed(lambda: run(noisy, clean, deviation))
+    # strengths in units of no noise are nothing to divide by
+    best, seconds = _timed(lambda: run(noisy, clean, deviation) if deviation else Best(noisy, 0.0))
     methods[method] = {**asdict(quality(best.picture, clean)), "strength": best.strength, "cpu_seconds": seconds}
     return rounded(best.picture)
 

@@ -1,6 +1,7 @@
 """skipvit-evaluate of a denoiser: its report, its files, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_ensemble_and_tiles_are_taken(checkpoint: Path, tmp_path: Path, picture:
     assert found["ensemble"]["ensemble"]
     assert found["tiles"]["tile"] == 64
     assert len({report["metrics"]["psnr_float"] for report in found.values()}) == 3
+
+
+def test_pairs_without_noise_are_measured(checkpoint: Path, tmp_path: Path, picture: Callable[..., Path]) -> None:
+    for part in ("noisy", "clean"):
+        for name in "ab":
+            picture(tmp_path / "same" / part / f"{name}.png")
+    assert main([str(checkpoint), "--data", f"pairs:{tmp_path / 'same'}", "--out", str(tmp_path / "out")]) == 0
+    methods = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"][0]["methods"]
+    assert [methods[name]["psnr"] for name in ("noisy", "total_variation", "non_local_means")] == [200.0] * 3
 
 
 def test_pairs_are_measured_with_their_own_noise(checkpoint: Path, tmp_path: Path) -> None:
