@@ -89,7 +89,12 @@ def task_of(source: str) -> Task:
     """
     if os.path.exists(Path(source) / DESCRIPTION):
         return read_checkpoint(Path(source)).task
-    architecture = source.split(".")[0]
+    return task_of_name(source)
+
+
+def task_of_name(name: str) -> Task:
+    """What the model of that name is for; see ``task_of``. It is not built."""
+    architecture = name.split(".")[0]
     entry_point = timm.model_entrypoint(architecture) if timm.is_model(architecture) else None
     return getattr(entry_point, "task", "classification")
 

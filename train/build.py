@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from skipvit.models import SkipVisionTransformer, create_model
+from skipvit.origin import task_of_name
 from train.recipe import Recipe, RecipeError
 
 
@@ -20,15 +21,15 @@ def build_model(recipe: Recipe, args: dict[str, Any], guided: bool = False) -> n
     """
     if "static_guided" in args:
         raise RecipeError("model.args has static_guided, which [guide] decides; leave it out")
+    if (task := task_of_name(recipe.model.name)) != recipe.task:  # before its arguments, which are the other task's
+        raise RecipeError(
+            f"model.name = {recipe.model.name!r} is a model for {task}, and the recipe's task is {recipe.task}"
+        )
     try:
         model = create_model(recipe.model.name, **args, **({"static_guided": True} if guided else {}))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         hint = "; [guide] is for models of ours with static blocks" if guided else ""
         raise RecipeError(f"model.name = {recipe.model.name!r} cannot be built: {error}{hint}") from None
-    if (task := getattr(model, "task", "classification")) != recipe.task:
-        raise RecipeError(
-            f"model.name = {recipe.model.name!r} is a model for {task}, and the recipe's task is {recipe.task}"
-        )
     if guided and not (isinstance(model, SkipVisionTransformer) and model.spec.static):
         raise RecipeError(
             f"[guide] trains static blocks, and {recipe.model.name} with these arguments has none; "

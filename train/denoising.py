@@ -28,7 +28,8 @@ from train.noise import (
 )
 from train.patches import TrainingPatches
 from train.photographs import Kept, NoisyData, Pair, open_photographs
-from train.picture_quality import Quality, quality
+from train.picture_quality import SMALLEST, Quality, quality
+from train.pictures import DataError
 from train.recipe import Recipe as AnyRecipe
 from train.recipe import RecipeError
 from train.restore import restore
@@ -59,6 +60,8 @@ class Denoising:
         return 1
 
     def model_args(self) -> dict[str, Any]:
+        if (channels := self.recipe.model.args.get("in_chans", 3)) != 3:
+            raise RecipeError(f"model.args has in_chans = {channels!r}, and pictures have 3 channels; leave it out")
         return self.recipe.model.args
 
     def check_part(self, size: int) -> None:
@@ -131,7 +134,10 @@ def noise_section(recipe: Recipe, data: NoisyData) -> NoiseSection:
         RecipeError: the pictures have noise already, or their URI says which.
     """
     if recipe.noise is not None and data.paired:
-        raise RecipeError(f"[noise] is for clean pictures, and those of {data.uri} have their own; leave it out")
+        raise RecipeError(
+            f"[noise] is for clean pictures, and those of {data.uri} have their own; "
+            "leave it out, or begin with a recipe that has none, such as uformer_tiny"
+        )
     if recipe.noise is not None and data.sigma is not None:
         raise RecipeError(f"{data.uri} and [noise] both say which noise is added; leave one of them out")
     if data.sigma is not None and len(data.sigma.values) == 1 and data.sigma.values[0] > 0:
@@ -167,7 +173,14 @@ def mixed(noisy: Tensor, clean: Tensor, beta: float) -> tuple[Tensor, Tensor]:
 
 
 def spoiled(pair: Pair, name: str, sigma: float) -> Picture:
-    """The noisy picture (H, W, 3) in 0..1 of an evaluation, not clipped: its own, or with Gaussian noise."""
+    """The noisy picture (H, W, 3) in 0..1 of an evaluation, not clipped: its own, or with Gaussian noise.
+
+    Raises:
+        DataError: the picture is too small to be measured.
+    """
+    height, width = pair.clean.shape[:2]
+    if min(height, width) < SMALLEST:
+        raise DataError(f"{name} is {width} x {height} pixels, and SSIM needs {SMALLEST} on each side; leave it out")
     if pair.noisy is not None:
         return pair.noisy.astype(np.float32) / np.float32(255)
     return evaluation_noise(pair.clean.astype(np.float32) / np.float32(255), sigma, name)

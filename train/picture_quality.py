@@ -18,7 +18,7 @@ SSIM_DEFINITION = (
 )
 # What equal pictures count as; infinity is no number in JSON.
 _MOST = 200.0
-_SSIM_WINDOW = 7
+SMALLEST = 7  # pixels on a side of a picture that can be measured: those of SSIM's window
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,6 @@ def ssim(one: Pixels, other: Pixels) -> float:
     """
     from skimage.metrics import structural_similarity  # takes half a second to load
 
-    if min(one.shape[:2]) < _SSIM_WINDOW:
-        raise ValueError(f"SSIM needs {_SSIM_WINDOW} pixels on each side, got {one.shape[1]} x {one.shape[0]}")
+    if min(one.shape[:2]) < SMALLEST:
+        raise ValueError(f"SSIM needs {SMALLEST} pixels on each side, got {one.shape[1]} x {one.shape[0]}")
     return float(structural_similarity(one, other, channel_axis=2, data_range=255))

@@ -1,6 +1,7 @@
 """Denoising as a task: its loss, its batches, runs that are resumed, and what a run leaves."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from train.loop import Trained, fit
 from train.noise import evaluation_noise
 from train.photographs import open_photographs
 from train.picture_quality import quality
+from train.pictures import DataError
 from train.recipe import RecipeError, read_recipe
 from train.run import main
 from train.task import Place, open_task
 from train.training import Training
+
+Write = Callable[..., Path]
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
@@ -180,6 +184,7 @@ def test_pairs_are_trained_on_as_they_are(tiny_denoiser: Path, tmp_path: Path) -
         (["run.batch=25"], "run.batch = 25 is more than the 24 training pictures"),
         (["run.batch=4", "run.accumulate=4"], "augment.mixup mixes patches of a part with each other, and parts have"),
         (["model.weights=uformer_micro"], "model.weights = 'uformer_micro'"),
+        (["model.args.in_chans=1"], "model.args has in_chans = 1, and pictures have 3 channels"),
     ],
 )  # fmt: skip
 def test_recipe_that_does_not_fit_is_refused(
@@ -194,8 +199,14 @@ def test_recipe_that_does_not_fit_is_refused(
 
 
 def test_classifiers_recipe_refuses_a_denoiser(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"model.name = 'uformer_micro'"):
+    with pytest.raises(RecipeError, match="'uformer_micro' is a model for denoising, and the recipe's task is class"):
         run(tiny, tmp_path / "run", "model.name=uformer_micro", "model.args={}")
+
+
+def test_held_out_picture_too_small_to_measure_is_named(tiny_denoiser: Path, tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "clean" / "a.png", size=(6, 40))
+    with pytest.raises(DataError, match="a is 6 x 40 pixels, and SSIM needs 7 on each side"):
+        task_of(tiny_denoiser).evaluate(nn.Identity())
 
 
 def test_sigma_of_the_uri_is_what_is_trained_and_evaluated_on(tiny_denoiser: Path, tmp_path: Path) -> None:
