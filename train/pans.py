@@ -1,9 +1,10 @@
 """``builtin:pans``: clips for a video denoiser, made by moving a frame over the photographs of ``builtin:photos``.
 
-A pan starts somewhere, has a velocity of up to 3 pixels a frame to either side in each direction, and trembles by a
-little in each frame; positions are fractions of a pixel, and pixels between pixels are interpolated by cubics
-(Catmull-Rom). The split is that of the photographs. A held-out clip is 24 frames of 192 x 128 pixels of one photograph,
-always the same, its way laid through the photograph's middle.
+A pan starts somewhere, has a velocity of up to 1.5 pixels a frame to either side in each direction, and trembles by a
+little in each frame. At that pace a camera needs 5 seconds of 24 frames or more to cross 192 pixels. Positions are
+fractions of a pixel, and pixels between pixels are interpolated by cubics (Catmull-Rom). The split is that of the
+photographs. A held-out clip is 24 frames of 192 x 128 pixels of one photograph, always the same, its way laid through
+the photograph's middle.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ URI = "builtin:pans"
 
 Path = npt.NDArray[np.float64]  # (frames, 2): the upper left corner in each frame, rows and columns
 
-_SPEED, _TREMBLE, _STILL = 3.0, 0.15, 0.1
+_SPEED, _TREMBLE, _STILL = 1.5, 0.15, 0.1
 _HELD_OUT_FRAMES, _HELD_OUT_SIZE = 24, (128, 192)
 _SEED = 7  # of the held-out motions
 _REACH = 2  # pixels around a frame that interpolation reads

@@ -50,7 +50,7 @@ def test_a_motion_starts_at_zero_and_is_not_too_fast(frames: int, seed: int) -> 
     path = motion(frames, np.random.default_rng(seed))
     assert path.shape == (frames, 2)
     assert not path[0].any()
-    assert np.abs(np.diff(path, axis=0)).max(initial=0) < 3 + 6 * 0.15
+    assert np.abs(np.diff(path, axis=0)).max(initial=0) < 1.5 + 6 * 0.15
 
 
 @settings(max_examples=40, deadline=None)
