@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from skipvit.models.timm_guard import timm
@@ -26,6 +26,7 @@ def imagenet_transform(
     image_size: int, min_area: float, flip: float, color_jitter: float, rand_augment: str, mean: tuple[float, ...]
 ) -> Callable[[Image.Image], Tensor]:
     """timm's training transform for photographs, up to (3, H, W) uint8: random crop, flip, RandAugment or jitter."""
+    timm.data.auto_augment.NAME_TO_OP["PosterizeIncreasing"] = _posterize
     transform = timm.data.create_transform(
         image_size,
         is_training=True,
@@ -38,6 +39,13 @@ def imagenet_transform(
         normalize=False,
     )
     return lambda image: transform(to_rgb(image))
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """timm's RandAugment asks to keep no bit at full strength. Pillow gave black for it, and from 13 on refuses."""
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    return image if bits_to_keep >= 8 else ImageOps.posterize(image, bits_to_keep)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

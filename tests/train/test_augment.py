@@ -1,13 +1,17 @@
 """Glyph distortion: what it may do to a digit, and what not."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from skipvit.transforms import Preprocessing
 from train.augment import RANDOM_NUMBERS, GlyphDistortion
 from train.digits import digits
-from train.prepare import BatchTransform, as_evaluated, normalise
+from train.prepare import BatchTransform, as_evaluated, imagenet_transform, normalise
 
 STILL = {"rotation": 0.0, "shear": 0.0, "aspect": 1.0, "margin": 0.0, "thickness": 0.0, "contrast": 0.0, "plain": 0.0}
 
@@ -125,3 +129,12 @@ def test_random_erasing_touches_some_pictures() -> None:
     whole = normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
     touched = (images != whole).flatten(1).any(dim=1).sum()
     assert 10 < touched < 54
+
+
+def test_rand_augment_at_full_strength_takes_every_picture() -> None:
+    """Its recipe, m9-mstd0.5, now and then asks to keep no bit of a picture, which Pillow from 13 on refuses."""
+    transform = imagenet_transform(16, 0.5, 0.5, 0.0, "rand-m10-n4-inc1", (0.5, 0.5, 0.5))
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    random.seed(0)
+    pictures = [transform(photograph) for _ in range(100)]
+    assert {tuple(picture.shape) for picture in pictures} == {(3, 16, 16)}
