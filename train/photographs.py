@@ -1,5 +1,7 @@
 """What every source of pictures to denoise offers: clean ones by index, and for real noise the noisy ones with them."""
 
+import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ class Photographs(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of each picture, without folder and extension."""
+        """Of each picture, all different: without folder and extension where that will do."""
         ...
 
     @property
@@ -67,7 +69,11 @@ class PictureFiles:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(path.stem for path in self.clean)
+        alike = Counter(path.stem for path in self.clean)
+        base = os.path.commonpath([path.parent for path in self.clean])
+        return tuple(
+            path.stem if alike[path.stem] == 1 else "_".join(path.relative_to(base).parts) for path in self.clean
+        )
 
     @cached_property
     def weights(self) -> npt.NDArray[np.float64]:

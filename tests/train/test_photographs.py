@@ -61,6 +61,13 @@ def test_any_folder_of_clean_pictures(tmp_path: Path, picture: Write, query: str
     assert data.held_out.open(0).clean.shape == (32, 40, 3)
 
 
+def test_pictures_of_one_name_are_told_apart(tmp_path: Path, picture: Write) -> None:
+    for name in ("train/x.png", "val/a/1.png", "val/b/1.png", "val/b/1.jpg", "val/b/2.png"):
+        picture(tmp_path / name)
+    data = open_photographs(f"gaussian:{tmp_path}")
+    assert names(data.held_out) == ["a_1.png", "b_1.jpg", "b_1.png", "2"], "they name files of an evaluation"
+
+
 def test_folders_train_and_val_are_the_split(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "train" / "one.png")
     picture(tmp_path / "val" / "two.jpg")
