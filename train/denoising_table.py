@@ -38,17 +38,18 @@ def _block(content: dict[str, Any], block: dict[str, Any]) -> Iterator[str]:
     yield f"  {head:<18}{names} {'mean':>7} {'float':>7} {'SSIM':>7} {'CPU s':>7}"
     for method, label in _LABELS.items():
         if method in means:
-            yield _line(label, [row["methods"][method]["psnr"] for row in rows], means[method])
+            yield _line(label, [row["methods"].get(method, {}).get("psnr") for row in rows], means[method])
     for quoted in content["quoted"]:
         if quoted["sigma"] == sigma:
             # without figures for single pictures
             yield f"  {quoted['method'] + ', quoted':<18}{' ' * 11 * len(rows)} " + _figures(quoted)
-    if len(content["results"]) > _FEW:
-        yield "  where pictures are many, only the model's figures are of all of them"
+    if any(len(row["methods"]) == 1 for row in content["results"]):
+        yield "  where pictures are many or large, only the model's figures are of all of them"
 
 
-def _line(label: str, each: list[float], mean: dict[str, float]) -> str:
-    return f"  {label:<18}" + "".join(f" {psnr:>10.2f}" for psnr in each) + " " + _figures(mean)
+def _line(label: str, each: list[float | None], mean: dict[str, float]) -> str:
+    numbers = "".join(f" {'-' if psnr is None else format(psnr, '.2f'):>10}" for psnr in each)
+    return f"  {label:<18}{numbers} {_figures(mean)}"
 
 
 def _figures(mean: dict[str, Any]) -> str:

@@ -29,8 +29,9 @@ from train.restore import restore
 T = TypeVar("T")
 
 MODEL, ON_FILE = "model", "model_on_8_bit_file"
-# Of so many pictures, evenly spaced, all methods are compared; of more, the model's figures alone are taken.
-_COMPARED = 24
+# Of so many pictures, evenly spaced, all methods are compared, as long as they have no more than so many pixels all
+# together: classical methods take minutes for a dozen megapixels. Of others, the model's figures alone are taken.
+_COMPARED, _COMPARED_PIXELS = 24, 1 << 24
 _NOISE = "Gaussian, the same in every evaluation, added in floating point and not clipped before a method sees it"
 _OWN_NOISE = "the pictures' own"
 # CBM3D (Dabov et al., ICIP 2007) as measured with PyPI's bm3d 4.0.3, whose licence keeps it out of this project, on
@@ -129,13 +130,16 @@ class _Bench:
         held_out = self.data.held_out
         n = len(held_out.names)
         compared = set(np.linspace(0, n - 1, min(n, _COMPARED)).round().astype(int).tolist())
-        rows, shown = list[dict[str, Any]](), list[Shown]()
+        rows, shown, pixels_left = list[dict[str, Any]](), list[Shown](), _COMPARED_PIXELS
         with tqdm(total=n * len(sigmas), unit="picture", leave=False, disable=None) as bar:
             for index, name in enumerate(held_out.names):
                 pair = held_out.open(index)
+                pixels = pair.clean.shape[0] * pair.clean.shape[1]
+                compare = index in compared and pixels <= pixels_left
+                pixels_left -= pixels if compare else 0
                 for sigma in sigmas:
                     bar.set_postfix_str(name if sigma is None else f"{name}, sigma {sigma:g}")
-                    row, drawn = self._row(pair, name, sigma, index in compared)
+                    row, drawn = self._row(pair, name, sigma, compare)
                     rows.append(row)
                     shown += drawn
                     bar.update()

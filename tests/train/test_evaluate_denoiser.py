@@ -89,6 +89,22 @@ def test_pairs_without_noise_are_measured(checkpoint: Path, tmp_path: Path, pict
     assert [methods[name]["psnr"] for name in ("noisy", "total_variation", "non_local_means")] == [200.0] * 3
 
 
+def test_pictures_too_large_for_classical_methods_have_the_models_figures_alone(
+    checkpoint: Path, tmp_path: Path, picture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("train/c", (40, 32)), ("val/a", (50, 60)), ("val/b", (40, 32))):
+        picture(tmp_path / "own" / f"{name}.png", size=size)
+    monkeypatch.setattr("train.measure_denoiser._COMPARED_PIXELS", 40 * 32)
+    out = tmp_path / "out"
+    assert main([str(checkpoint), "--data", f"gaussian:{tmp_path / 'own'}", "--sigma", "15,25", "--out", str(out)]) == 0
+    report = json.loads((out / "evaluation.json").read_text())
+    assert [len(row["methods"]) for row in report["results"]] == [1, 1, 5, 5]
+    assert {path.stem[0] for path in out.glob("*.png")} == {"b"}
+    lines = table(report)
+    assert [line.split()[1] for line in lines if line.startswith("  noisy")] == ["-", "-"]
+    assert sum("many or large" in line for line in lines) == 2
+
+
 def test_pairs_are_measured_with_their_own_noise(checkpoint: Path, tmp_path: Path) -> None:
     uri = f"sidd:{write_sidd(tmp_path / 'sidd')}"
     assert main([str(checkpoint), "--data", uri, "--out", str(tmp_path / "out")]) == 0
