@@ -10,6 +10,7 @@ from skipvit.transforms import Pixels
 
 _INK, _FRAME = "#2d3748", "#ecc94b"
 _WINDOW = 96  # pixels of a side of what is enlarged
+_TALLEST = 4.0  # of a whole picture's frame, in its width; taller pictures are drawn narrower
 _LARGEST_ERROR = 40  # of 255, shown in the darkest shade
 
 
@@ -24,9 +25,9 @@ def comparison_chart(path: Path, panels: dict[str, Pixels], restored: Pixels, cl
     height, width = clean.shape[:2]
     top, left, side = busiest(clean, _WINDOW)
     columns = len(panels) + 1
-    across = 3.2
-    figure = Figure(figsize=(columns * across, across * (height / width + 1) + 0.9), layout="constrained", dpi=110)
-    grid = figure.subplots(2, columns, height_ratios=(height / width, 1), squeeze=False)
+    across, upright = 3.2, min(height / width, _TALLEST)
+    figure = Figure(figsize=(columns * across, across * (upright + 1) + 0.9), layout="constrained", dpi=110)
+    grid = figure.subplots(2, columns, height_ratios=(upright, 1), squeeze=False)
     zoom = np.s_[top : top + side, left : left + side]
     for (whole, part), (caption, picture) in zip(grid.T, panels.items(), strict=False):
         whole.imshow(picture)

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from skipvit.checkpoints import load_model, read_checkpoint
 from tests.train.fake_sidd import write_sidd
 from train.classical_denoisers import non_local_means, total_variation
-from train.comparison_chart import busiest
+from train.comparison_chart import busiest, comparison_chart
 from train.denoising_table import table
 from train.evaluate import main
 from train.noise import evaluation_noise
@@ -164,6 +164,13 @@ def test_enlarged_is_the_part_with_most_detail() -> None:
     assert 90 <= top <= 120
     assert 190 <= left <= 220
     assert busiest(picture[:20, :30], 64)[2] == 20
+
+
+def test_chart_of_a_tall_picture_has_the_size_of_a_page(tmp_path: Path) -> None:
+    strip = np.zeros((3000, 8, 3), np.uint8)  # at its own shape, 130,000 pixels high
+    comparison_chart(tmp_path / "chart.png", {"noisy": strip, "clean": strip}, strip, strip, "strip")
+    with Image.open(tmp_path / "chart.png") as chart:
+        assert chart.height < 2000
 
 
 def test_table_of_many_pictures_has_means_alone_and_quotes_what_is_known() -> None:
