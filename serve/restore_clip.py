@@ -19,6 +19,7 @@ from serve.noise_level import noise_sigma
 from serve.repository import ServedModel
 from serve.restoring import Stopped, plan_for
 from serve.ticket import Ticket
+from serve.video_container import container_of
 from serve.video_encoding import ClipEncoder
 from serve.video_frames import RgbFrame, TimedFrame, VideoLimits, VideoType
 from serve.video_reader import ClipReader
@@ -88,6 +89,7 @@ class ClipWork:
             RequestError: the clip cannot be read, is over a limit, or the model failed on it.
             Stopped: ``stop`` was called.
         """
+        container_of(self._order.data, self._order.what)  # what is no clip needs no process to find that out
         try:
             with ClipReader(self._order.limits, self._order.what) as reader:
                 return self._run(reader)

@@ -25,6 +25,7 @@ from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from serve.errors import BadVideo, RequestError, TooLarge
+from serve.video_clock import Clock
 from serve.video_container import MAX_RATE, bad_frame_rate, container_of, truncated
 from serve.video_frames import ClipHeader, RgbFrame, TimedFrame, VideoLimits
 
@@ -34,9 +35,9 @@ CODECS = (
 )  # fmt: skip
 _CODEC_NAMES = "H.264, HEVC, VP8, VP9, AV1, MPEG-4, MPEG-2, Motion JPEG, ProRes, FFV1, HuffYUV, uncompressed"
 _DEMUXERS = {"mp4": "mov", "matroska": "matroska", "avi": "avi"}
-_SECONDS_IN_A_DAY = 86_400
 _UNSPECIFIED_MATRIX = 2  # AVCOL_SPC_UNSPECIFIED
 _HD_LINES = 720
+_LONGEST_SIDE = 16_384  # of libx264, which writes the answer
 _EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
@@ -61,7 +62,7 @@ class ClipDecoder:
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise self._broken(error) from None
         self._stream = self._choose_stream()
-        self._clock = _Clock(self._nominal_rate(), self._stream.time_base, what)
+        self._clock = Clock(self._nominal_rate(), self._stream.time_base, what)
         self._turn = _Turn()
         self._damaged = 0
         self._frames = self._decode()
@@ -109,6 +110,12 @@ class ClipDecoder:
             raise TooLarge(
                 "video_too_large",
                 f"{self._what} has frames of {width} x {height} pixels, the limit is {limit} pixels",
+                "make the clip smaller before sending it",
+            )
+        if max(width, height) > _LONGEST_SIDE:
+            raise TooLarge(
+                "video_too_large",
+                f"{self._what} has frames of {width} x {height} pixels, the limit is {_LONGEST_SIDE} along a side",
                 "make the clip smaller before sending it",
             )
 
@@ -225,45 +232,6 @@ class ClipDecoder:
             f"{self._what} cannot be decoded: it is damaged {where} ({reason})",
             "check that it plays, and convert it, for example: ffmpeg -i CLIP clip.mp4",
         )
-
-
-class _Clock:
-    """Turns timestamps into times from the clip's start, and stands in for those that cannot be."""
-
-    def __init__(self, rate: Fraction, time_base: Fraction | None, what: str) -> None:
-        self.rate = rate
-        self.repaired = 0
-        self._base = time_base or Fraction(0)
-        self._what = what
-        self._start: Fraction | None = None
-        self._last: Fraction | None = None
-
-    def tell(self, frame: VideoFrame) -> tuple[Fraction, Fraction]:
-        """Time and duration of the next frame, in seconds from the first one."""
-        duration = max(Fraction(0), (frame.duration or 0) * self._base)
-        stamp = None if frame.pts is None else frame.pts * self._base
-        if self._last is None:
-            self._start, time = stamp, Fraction(0)
-        elif stamp is not None and self._start is not None and stamp - self._start > self._last:
-            time = stamp - self._start
-        else:
-            time = self._stand_in()
-        if time > _SECONDS_IN_A_DAY or duration > _SECONDS_IN_A_DAY:
-            raise BadVideo(
-                "bad_timestamps",
-                f"a frame of {self._what} comes {float(max(time, duration)):.0f} s after its start, "
-                f"the limit is {_SECONDS_IN_A_DAY} s",
-                "write it again with new timestamps, for example: ffmpeg -i CLIP -r 25 clip.mp4",
-            )
-        self._last = time
-        return time, duration
-
-    def _stand_in(self) -> Fraction:
-        if not self.rate:
-            raise bad_frame_rate(self._what, "no frame rate, and frames without usable timestamps")
-        assert self._last is not None
-        self.repaired += 1
-        return self._last + 1 / self.rate
 
 
 class _Turn:

@@ -3,7 +3,8 @@
 H.264 is written at a constant quality (CRF 14, near what eyes can tell apart) in 4:2:0, BT.709, with its index in
 front. 4:2:0 halves both sides, so a clip of odd width or height is written in 4:4:4 instead: the answer keeps the
 input's size. FFV1 keeps RGB as it is; the shape of pixels, which PyAV cannot tell the Matroska muxer, is lost.
-Timestamps are the input's: in MP4 to the input's own precision, in Matroska to the millisecond that its muxer knows.
+Timestamps are the input's: in MP4 to the input's own precision or 1/90000 s, in Matroska to the millisecond that its
+muxer knows.
 """
 
 import io
@@ -25,7 +26,8 @@ from serve.video_frames import ClipHeader, TimedFrame, VideoType
 _X264 = {"crf": "14", "preset": "fast", "rc-lookahead": "10"}
 _THREADS = 2
 _MATROSKA_STEP = Fraction(1, 1000)
-_FINEST_STEP = 1_000_000  # a second's parts that both muxers can hold beside any length we take
+_FINEST_STEP = 90_000  # a second's parts that the MP4 muxer can hold beside any pause that we take
+_USUAL_RATE = Fraction(25)
 _AVCOL_SPC_BT709 = 1
 _SMOOTH = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 
@@ -109,13 +111,16 @@ class ClipEncoder:
         return stream
 
     def _lossless_stream(self, header: ClipHeader) -> VideoStream:
-        slices = "4" if min(header.width, header.height) >= 16 else "1"  # FFmpeg refuses more than a frame can have
-        stream = self._stream_of("ffv1", header, "bgr0", {"level": "3", "slicecrc": "1", "slices": slices})
+        # Frames narrower than that FFmpeg cannot always cut into slices, which level 1 has not.
+        sliced = min(header.width, header.height) >= 16
+        options = {"level": "3", "slicecrc": "1", "slices": "4"} if sliced else {"level": "1"}
+        stream = self._stream_of("ffv1", header, "bgr0", options)
         stream.gop_size = 1  # every frame stands alone, as archives ask of FFV1
         return stream
 
     def _stream_of(self, codec: str, header: ClipHeader, layout: str, options: dict[str, str]) -> VideoStream:
-        rate = Fraction(*header.rate) or Fraction(25)
+        # Of a clip that is nearly all pause, the rate would be too small for the encoder.
+        rate = Fraction(*header.rate).limit_denominator(_FINEST_STEP) or _USUAL_RATE
         stream = self._file.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = header.width, header.height, layout

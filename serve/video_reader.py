@@ -169,6 +169,10 @@ _OUT_OF_MEMORY = 77
 
 def main() -> int:
     """Decodes what is on standard input; returns the exit code."""
+    # Terminals and service managers send these to the whole group. The server finishes what it is working on, and ends
+    # this process itself.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
     order = json.loads(sys.stdin.buffer.readline())
     limits = VideoLimits(**order["limits"])
     out = sys.stdout.buffer

@@ -190,6 +190,21 @@ def test_bad_clips_get_plain_errors(root: Path, accept: str) -> None:
     run(root, scenario, limits)
 
 
+def test_what_is_no_clip_costs_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        pytest.fail("a process was started")
+
+    monkeypatch.setattr("serve.restore_clip.ClipReader", fail)
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        for junk, code in ((b"junk" * 99, "not_a_video"), (png(), "not_a_video"), (clip(noise_frames(3))[:-9], None)):
+            answer = await client.post(ROUTE, content=junk, headers=MATROSKA)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["code"] == (code or "truncated_video")
+
+    run(root, scenario)
+
+
 @pytest.mark.parametrize(
     ("params", "headers", "status", "code"),
     [

@@ -37,6 +37,13 @@ def test_matroska_keeps_every_bit_at_every_size(height: int, width: int, count: 
     assert all(np.array_equal(one, other) for one, other in zip(got, frames, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["video/mp4", "video/x-matroska"])
+@pytest.mark.parametrize(("height", "width"), [(2, 16384), (16384, 2), (9001, 1), (1000, 15)])
+def test_long_and_thin_frames_can_be_written(kind: VideoType, height: int, width: int) -> None:
+    got, _ = decoded(encode(kind, gradient_frames(2, height, width)))
+    assert [frame.shape for frame in got] == [(height, width, 3)] * 2
+
+
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (48, 63), (1, 1), (3, 2)])
 def test_mp4_keeps_the_size_and_nearly_the_pixels(height: int, width: int) -> None:
     frames = gradient_frames(5, height, width)
@@ -77,6 +84,14 @@ def test_uneven_timestamps_are_kept() -> None:
     for kind in ("video/mp4", "video/x-matroska"):
         _, got = decoded(encode(kind, gradient_frames(6), header, times))
         assert [time - got[0] for time in got] == times
+
+
+def test_the_longest_pauses_and_the_finest_steps_can_be_written() -> None:
+    header = ClipHeader(**{**vars(HEADER), "time_base": (1, 10**9), "rate": (1, 10**9)})
+    times = [Fraction(3600 * k) for k in range(24)]
+    got, stamps = decoded(encode("video/mp4", gradient_frames(24), header, times))
+    assert [time - stamps[0] for time in stamps] == times
+    assert len(got) == 24
 
 
 def test_frames_too_close_for_the_format_are_not_lost() -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import time
 from contextlib import suppress
 from fractions import Fraction
@@ -148,6 +149,21 @@ def test_a_frame_rate_of_zero_is_refused(field: int) -> None:
 def test_timestamps_days_apart_are_refused() -> None:
     data = clip(gradient_frames(2), stamps=[0, 100_000], time_base=Fraction(1))
     assert error_of(data).code in ("bad_timestamps", "bad_frame_rate")
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(3600, None), (3601, "bad_timestamps")])
+def test_a_pause_longer_than_players_can_hold_is_refused(seconds: int, code: str | None) -> None:
+    data = clip(noise_frames(3), stamps=[0, 1000, 1000 * (seconds + 1)], time_base=Fraction(1, 1000))
+    if code is None:
+        assert [frame.time for frame in read(data)[1]] == [0, 1, seconds + 1]
+    else:
+        assert error_of(data).code == code
+
+
+def test_frames_too_long_to_be_written_again_are_refused() -> None:
+    error = error_of(clip(noise_frames(1, 2, 16386), "avi", "rawvideo", "bgr24"))
+    assert (error.status, error.code) == (413, "video_too_large")
+    assert "16384 along a side" in error.message
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -318,6 +334,15 @@ def test_killing_ends_the_process_and_whoever_waits_for_it() -> None:
         with pytest.raises(BadVideo):
             list(frames)
     assert reader._child.returncode is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals to a group of processes are a matter of POSIX")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_whole_group_leave_the_clip_to_the_server(sent: signal.Signals) -> None:
+    with ClipReader(LIMITS, "the clip") as reader:
+        reader.begin(clip(noise_frames(30)))
+        reader._child.send_signal(sent)
+        assert len(list(reader)) == 30
 
 
 def test_the_process_knows_no_secrets_and_imports_nothing_from_where_it_runs(
