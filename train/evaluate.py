@@ -4,6 +4,7 @@
     skipvit-evaluate runs/digits --data builtin:drawn-digits --out /tmp/drawn
     skipvit-evaluate runs/photos_skipat --sigma 15,25,50
     skipvit-evaluate runs/pans_skipat --sigma 30 --beside runs/photos_skipat
+    skipvit-evaluate uformer_base --weights Uformer_B.pth --data sidd:/data/SIDD --out /tmp/uformer
 
 Writes evaluation.json and pictures, to CHECKPOINT/evaluation unless told otherwise. Of a classifier, the pictures are
 confusion.png and reliability.png, and what it sees goes through the very preprocessing that the server applies. Of a
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "skipvit-evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors and checkpoint.json")
+    parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors and checkpoint.json, or a name")
     parser.add_argument("--data", help="builtin:digits, gaussian:/path ...; what it was trained on unless given")
     parser.add_argument("--out", type=Path, help="folder for the report; CHECKPOINT/evaluation unless given")
     parser.add_argument("--batch", type=whole(1), default=256, help="pictures per forward pass of a classifier")
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     denoisers.add_argument("--sigma", type=_sigmas, help="Gaussian noise in 1/255, e.g. 15,25,50")
     denoisers.add_argument("--ensemble", action="store_true", help="mean over 8 ways to turn and mirror a picture")
     denoisers.add_argument("--tile", type=whole(8), default=0, help="cut pictures into tiles of so many pixels a side")
+    denoisers.add_argument(
+        "--weights", type=Path, help="weights for a model given by name: .safetensors, or .pth without pickled code"
+    )
     video = parser.add_argument_group("video denoisers")
     video.add_argument("--frames", type=whole(0), default=0, help="the first so many frames of each clip; 0 takes all")
     video.add_argument("--beside", type=Path, help="checkpoint of a denoiser, of pictures or video, to compare with")
@@ -63,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.tile,
             args.frames,
             args.beside,
+            args.weights,
         )
         report = evaluation.evaluate(args.checkpoint, options)
         out = args.out or args.checkpoint / "evaluation"

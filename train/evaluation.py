@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from skipvit.checkpoints import CheckpointError, read_checkpoint
+from skipvit.origin import OriginError, task_of_name
 from train.denormals import flushed_denormals
 from train.distributed import StrategyError
 from train.pictures import DataError
@@ -14,7 +15,7 @@ class EvaluationError(Exception):
     """What was asked for does not go with the checkpoint; the message says why."""
 
 
-EXPECTED = (CheckpointError, DataError, StrategyError, EvaluationError)
+EXPECTED = (CheckpointError, OriginError, DataError, StrategyError, EvaluationError)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Options:
     tile: int = 0
     frames: int = 0
     beside: Path | None = None
+    weights: Path | None = None
 
 
 class Report(Protocol):
@@ -54,12 +56,14 @@ class Report(Protocol):
 
 
 def evaluate(checkpoint: Path, options: Options) -> Report:
-    """Evaluates a checkpoint of any task.
+    """Evaluates a checkpoint of any task, or with ``options.weights`` a denoiser of the name ``checkpoint``.
 
     Raises:
         EXPECTED: the checkpoint, the data or an option cannot be used.
     """
-    task = read_checkpoint(checkpoint).task
+    task = read_checkpoint(checkpoint).task if options.weights is None else task_of_name(str(checkpoint))
+    if options.weights is not None and task != "denoising":
+        raise EvaluationError(f"--weights goes with the name of a denoiser such as uformer_base, not with {checkpoint}")
     with flushed_denormals():
         if task == "classification":
             from train.measure_classifier import measure_classifier

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from skipvit.checkpoints import Checkpoint, load_model
+from skipvit.checkpoints import read_checkpoint
+from skipvit.denoiser_origin import resolve_denoiser
 from skipvit.transforms import Pixels
 from train import builtin_photos
 from train.classical_denoisers import Best, non_local_means, total_variation
@@ -80,21 +81,23 @@ def measure_denoiser(checkpoint: Path, options: Options) -> DenoiserReport:
     """Evaluates a denoiser on the held-out pictures of the data asked for, or of what it was trained on.
 
     Raises:
-        CheckpointError, DataError, StrategyError, EvaluationError: something of it cannot be used.
+        CheckpointError, OriginError, DataError, StrategyError, EvaluationError: something of it cannot be used.
     """
-    model, description = load_model(checkpoint)
-    data = open_photographs(options.data or trained_on(description.recipe, checkpoint))
+    origin = resolve_denoiser(str(checkpoint), options.weights, {})
+    model, recipe = origin.model, {} if options.weights else read_checkpoint(checkpoint).recipe
+    data = open_photographs(options.data or trained_on(recipe, checkpoint))
     if data.paired and options.sigmas:
         raise EvaluationError(f"--sigma adds noise, and the pictures of {data.uri} have their own; leave it out")
-    sigmas: tuple[float | None, ...] = (None,) if data.paired else options.sigmas or (_sigma_of(description, data),)
+    sigmas: tuple[float | None, ...] = (None,) if data.paired else options.sigmas or (_sigma_of(recipe, data),)
     with processes(options.device) as process:
         model.to(process.device)
         bench = _Bench(model, process.device, data, options)
         rows, shown = bench.run(sigmas)
     content = {
         "checkpoint": str(checkpoint),
-        "architecture": description.architecture,
-        "task": description.task,
+        "architecture": origin.architecture,
+        "weights": origin.weights_from,
+        "task": origin.task,
         "dataset": data.held_out_name,
         "images": len(data.held_out.names),
         "noise": _OWN_NOISE if data.paired else _NOISE,
@@ -109,11 +112,11 @@ def measure_denoiser(checkpoint: Path, options: Options) -> DenoiserReport:
     return DenoiserReport(content, shown)
 
 
-def _sigma_of(description: Checkpoint, data: NoisyData) -> float:
+def _sigma_of(recipe: dict[str, Any], data: NoisyData) -> float:
     """The sigma that training evaluated at; 25 where it does not say."""
     if data.sigma is not None and len(data.sigma.values) == 1:
         return data.sigma.values[0]
-    written = (description.recipe.get("noise") or {}).get("held_out_sigma")
+    written = (recipe.get("noise") or {}).get("held_out_sigma")
     return float(written) if isinstance(written, int | float) else 25.0
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from skipvit.checkpoints import load_model, read_checkpoint
+from skipvit.models import create_model
 from tests.train.fake_sidd import write_sidd
 from train.classical_denoisers import non_local_means, total_variation
 from train.comparison_chart import busiest, comparison_chart
@@ -171,6 +172,34 @@ def test_chart_of_a_tall_picture_has_the_size_of_a_page(tmp_path: Path) -> None:
     comparison_chart(tmp_path / "chart.png", {"noisy": strip, "clean": strip}, strip, strip, "strip")
     with Image.open(tmp_path / "chart.png") as chart:
         assert chart.height < 2000
+
+
+def test_released_weights_are_measured_under_a_models_name(
+    tmp_path: Path, picture: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "own" / f"{name}.png")
+    model = create_model("uformer_micro").eval()
+    torch.nn.init.normal_(model.output_proj.proj[0].weight, std=0.01)  # type: ignore[union-attr, index, arg-type]
+    released = {"epoch": 250, "state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}
+    torch.save(released, tmp_path / "U.pth")
+    out, own = tmp_path / "out", ["--data", f"gaussian:{tmp_path / 'own'}"]
+    assert main(["uformer_micro", "--weights", str(tmp_path / "U.pth"), *own, "--out", str(out)]) == 0
+    report = json.loads((out / "evaluation.json").read_text())
+    assert (report["architecture"], report["weights"]) == ("uformer_micro", "file U.pth")
+    clean, noisy = (np.asarray(Image.open(out / f"a{end}.png")) for end in ("", "_noisy25"))
+    with torch.no_grad():
+        y = model(torch.from_numpy(noisy.copy()).permute(2, 0, 1)[None] / 255)[0].permute(1, 2, 0).numpy()
+    found = report["results"][0]["methods"]["model_on_8_bit_file"]["psnr"]
+    assert found == pytest.approx(quality(y, clean).psnr, abs=0.01)
+    for arguments, message in (
+        (["uformer_micro", "--weights", "nowhere.pth", *own], "nowhere.pth is not there"),
+        (["uformer_tiny", "--weights", str(tmp_path / "U.pth"), *own], "give the model"),
+        (["uformer_micro", "--weights", str(tmp_path / "U.pth")], "give --data"),
+        (["vit_tiny_patch16_224", "--weights", str(tmp_path / "U.pth"), *own], "the name of a denoiser"),
+    ):
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_table_of_many_pictures_has_means_alone_and_quotes_what_is_known() -> None:
