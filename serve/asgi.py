@@ -16,7 +16,7 @@ _WATCH_AFTER_S = 0.02
 
 
 class ClientGone(Exception):
-    """The client closed the connection; nobody waits for an answer."""
+    """The client closed the connection, or does not read: nobody waits for an answer."""
 
 
 def header_list(scope: Scope, name: bytes) -> str:
@@ -141,14 +141,27 @@ async def send_json(
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def send_bytes(send: Send, body: bytes, headers: Mapping[str, str]) -> None:
-    """Sends a large body with status 200, piece by piece: a slow client must not make the server hold it twice."""
+async def send_bytes(send: Send, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
+    """Sends a large body with status 200; ``timeout_s`` is that of ``send_pieces``."""
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     raw.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": 200, "headers": raw})
+    await send_pieces(send, body, timeout_s)
+
+
+async def send_pieces(send: Send, body: bytes, timeout_s: float) -> None:
+    """Sends the rest of a response piece by piece: a slow client must not make the server hold it twice.
+
+    Raises:
+        ClientGone: a piece was not taken within ``timeout_s``. Whoever asks and never reads would hold it forever.
+    """
     for start in range(0, len(body), _PIECE_BYTES):
         piece = body[start : start + _PIECE_BYTES]
-        await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE_BYTES < len(body)})
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE_BYTES < len(body)})
+        except TimeoutError:
+            raise ClientGone from None
 
 
 async def send_error(send: Send, error: RequestError, request_id: str, body: Body | None = None) -> None:

@@ -129,7 +129,7 @@ class Denoise:
         }
         if encoded.notes:
             headers["X-Skipvit-Note"] = "; ".join(encoded.notes)
-        await send_bytes(job.order.send, encoded.data, headers)
+        await send_bytes(job.order.send, encoded.data, headers, self._settings.send_timeout_s)
 
     def _observe(self, job: "_Job") -> None:
         for stage in ("decode", "denoise", "encode"):

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.accept import acceptable
 from serve.admission import Admission, Places
-from serve.asgi import ClientGone, header_list, send_bytes
+from serve.asgi import ClientGone, header_list, send_bytes, send_pieces
 from serve.doorway import NOTES
 from serve.errors import BadField, RequestError, internal_error, quoted
 from serve.intake import Intake, Order
@@ -94,31 +94,32 @@ class DenoiseVideo:
         }
         if answer.notes:
             headers["X-Skipvit-Note"] = "; ".join(answer.notes)
-        await send_bytes(job.order.send, answer.data, headers)
+        await send_bytes(job.order.send, answer.data, headers, self._settings.send_timeout_s)
 
     async def _stream(self, job: "_Job") -> None:
         """Sends a line of news for each window and the clip in the last one; errors before the first are plain."""
         started = False
-        last: dict[str, Any]
+        last: bytes
         try:
             async for done, frames in job.news():
                 if not started:
                     await _start(job)
                     started = True
-                await _line(job, {"done": done, "frames": frames or None})
+                news = _as_line({"done": done, "frames": frames or None})
+                await job.order.send({"type": "http.response.body", "body": news, "more_body": True})
             answer = job.answer()
             self._observe(job, answer)
-            last = await asyncio.to_thread(_in_json, job, answer)
+            last = await asyncio.to_thread(_last_line, job, answer)
         except RequestError as error:
             if not started:
                 raise
-            last = {"error": error.as_dict(), "id": job.order.request_id}
+            last = _as_line({"error": error.as_dict(), "id": job.order.request_id})
         except Exception as error:  # ours, and too late for a status of its own
             if not started:
                 raise
             logger.error("request %s failed", job.order.request_id, exc_info=error)
-            last = {"error": internal_error().as_dict(), "id": job.order.request_id}
-        await _line(job, last, more=False)
+            last = _as_line({"error": internal_error().as_dict(), "id": job.order.request_id})
+        await send_pieces(job.order.send, last, self._settings.send_timeout_s)
 
     def _observe(self, job: "_Job", answer: "ClipAnswer") -> None:
         for stage in ("decode", "denoise", "encode"):
@@ -224,23 +225,25 @@ def _headers(job: _Job, media_type: str) -> dict[str, str]:
     return {"Content-Type": media_type, "Vary": "Accept", "X-Skipvit-Model": f"{model.name}/{model.version}"}
 
 
-def _in_json(job: _Job, answer: "ClipAnswer") -> dict[str, Any]:
-    return {
-        "clip": base64.b64encode(answer.data).decode("ascii"),
-        "type": job.kind,
-        "frames": answer.frames,
-        "sigma": answer.sigma,
-        "tiles": len(job.work.runs_s),
-        "notes": answer.notes,
-        "timing_ms": {stage: round(seconds * 1000, 3) for stage, seconds in job.stages().items()},
-    }
+def _last_line(job: _Job, answer: "ClipAnswer") -> bytes:
+    return _as_line(
+        {
+            "clip": base64.b64encode(answer.data).decode("ascii"),
+            "type": job.kind,
+            "frames": answer.frames,
+            "sigma": answer.sigma,
+            "tiles": len(job.work.runs_s),
+            "notes": answer.notes,
+            "timing_ms": {stage: round(seconds * 1000, 3) for stage, seconds in job.stages().items()},
+        }
+    )
+
+
+def _as_line(content: dict[str, Any]) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
 
 
 async def _start(job: _Job) -> None:
     headers = {**_headers(job, LINES), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await job.order.send({"type": "http.response.start", "status": 200, "headers": raw})
-
-
-async def _line(job: _Job, content: dict[str, Any], more: bool = True) -> None:
-    await job.order.send({"type": "http.response.body", "body": orjson.dumps(content) + b"\n", "more_body": more})

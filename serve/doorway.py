@@ -57,7 +57,7 @@ class Doorway:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientGone:
-            pass
+            status = _CLIENT_CLOSED
         except Exception as error:  # the last line of defence: logged in full, answered without internals
             logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             if status == _CLIENT_CLOSED:

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     bytes, and 4 more while it is decoded or encoded. 0 takes half as many again as max_pixels."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Longest a client may take to send its body."""
+    send_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest a client may take to receive 1 MiB of a picture or clip, which is held in memory meanwhile."""
 
     max_batch: int = Field(default=16, ge=1, le=1024)
     """Most pictures in one run of the model."""
