@@ -17,6 +17,7 @@ from serve.errors import BadField, BadImage, RequestError, TooLarge, WrongConten
 
 _MAX_FIELD_BYTES = 1024
 _MAX_NAME = 255
+_MAX_EMPTY_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class _Form:
         self.wanted = wanted
         self.pictures: list[Picture] = []
         self.parameters: dict[str, Any] = {}
+        self._empty_files = 0
         self._headers: dict[bytes, bytes] = {}
         self._header, self._value = b"", b""
         self._pieces: list[bytes] = []
@@ -141,8 +143,11 @@ class _Form:
         return self._headers.get(b"content-type", b"").startswith(f"{self.wanted.medium}/".encode())
 
     def _add_file(self, name: str, data: bytes) -> None:
-        if not name and not data:
-            return  # what a browser sends for a file input that was left empty
+        if not name and not data:  # what a browser sends for a file input that was left empty
+            self._empty_files += 1
+            if self._empty_files > _MAX_EMPTY_FILES:
+                raise self.wanted.too_many(f"more than {_MAX_EMPTY_FILES} empty")
+            return
         if len(self.pictures) == self.wanted.max_files:
             raise self.wanted.too_many(f"more than {self.wanted.max_files}")
         self.pictures.append(Picture(name[:_MAX_NAME] or None, data))
@@ -157,6 +162,8 @@ class _Form:
             )
         if len(data) > _MAX_FIELD_BYTES:
             raise BadField("bad_field", f"field {name!r} has {len(data)} bytes", f"send {name} as a short text")
+        if name in self.parameters:
+            raise BadField("bad_field", f"field {name!r} came twice", f"send {name} once")
         self.parameters[name] = _text(data)
 
 
@@ -207,20 +214,22 @@ def _parse_json(body: bytes, wanted: Wanted) -> Upload:
     for key in document:
         if key not in wanted.json_keys:
             raise BadField("unknown_field", f"the JSON has a key {quoted(key)}", nearest(key, wanted.json_keys))
-    encoded = _encoded_images(document)
+    encoded = _encoded_images(document, wanted)
     if len(encoded) > wanted.max_files:
         raise wanted.too_many(str(len(encoded)))
     pictures = [Picture(None, _from_base64(text, where)) for where, text in encoded]
     return Upload(pictures, {key: document[key] for key in wanted.parameters if document.get(key) is not None})
 
 
-def _encoded_images(document: dict[str, Any]) -> list[tuple[str, Any]]:
+def _encoded_images(document: dict[str, Any], wanted: Wanted) -> list[tuple[str, Any]]:
     """Every base64 text with the name of its place in the document."""
     if ("image" in document) == ("images" in document):
         raise BadField(
             "missing_image",
             "the JSON has both 'image' and 'images'" if "image" in document else "the JSON has no 'image'",
-            'send either {"image": "<base64>"} or {"images": ["<base64>", ...]}',
+            'send either {"image": "<base64>"} or {"images": ["<base64>", ...]}'
+            if wanted.max_files > 1
+            else 'send {"image": "<base64>"}',
         )
     if "image" in document:
         return [("image", document["image"])]
