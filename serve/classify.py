@@ -31,7 +31,7 @@ class Classify:
         self, settings: Settings, repository: Repository, admission: Admission, decoding: DecodeStage, metrics: Metrics
     ) -> None:
         wanted = Wanted(("model", "top_k"), settings.max_files)
-        self._intake = Intake(settings, repository, admission, metrics, "classification", wanted)
+        self._intake = Intake(settings, repository, admission, admission, metrics, "classification", wanted)
         self._admission = admission
         self._decoding = decoding
         self._metrics = metrics

@@ -13,7 +13,6 @@ from serve.admission import Admission, Places
 from serve.asgi import ClientGone, header_list, send_bytes, unless_gone
 from serve.decoding import ImageLimits
 from serve.doorway import NOTES
-from serve.errors import NotReady
 from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.parameters import parse_quality
@@ -39,12 +38,12 @@ class Denoise:
 
     def __init__(self, settings: Settings, repository: Repository, admission: Admission, metrics: Metrics) -> None:
         self._settings = settings
-        self._admission = admission
+        self._pictures = Places(settings.max_in_flight, "pictures")
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_pixels, settings.max_frames)
         self._pixels = Places(settings.pixels_in_flight, "pixels")
         wanted = Wanted(DENOISE_PARAMETERS, 1)
-        self._intake = Intake(settings, repository, admission, metrics, "denoising", wanted)
+        self._intake = Intake(settings, repository, admission, self._pictures, metrics, "denoising", wanted)
         self._threads = ThreadPoolExecutor(settings.max_in_flight, thread_name_prefix="denoise")
         self._unfinished: set[asyncio.Task[None]] = set()
 
@@ -74,25 +73,22 @@ class Denoise:
         task.add_done_callback(finish)
         try:
             await unless_gone(finished, order.receive, loop)
-        except (ClientGone, asyncio.CancelledError) as error:
+        except (ClientGone, asyncio.CancelledError):
             job.stop()
             task.add_done_callback(_look_at)
             self._metrics.cancelled(1)
-            if isinstance(error, ClientGone):
-                raise
-            # Cancelled at the end of the drain, by the server itself: the client is still there, and can be told.
-            raise NotReady("the server is shutting down", "send the picture again, to another server") from None
+            raise
         task.result()
         await self._send(job)
 
     async def _work(self, job: "_Job") -> None:
-        self._admission.admit(1)
+        self._pictures.admit(1)
         answered = 0
         try:
             await self._restore(job)
             answered = 1
         finally:
-            self._admission.release(1, answered)
+            self._pictures.release(1, answered)
 
     async def _restore(self, job: "_Job") -> None:
         picture = job.order.pictures.pop()

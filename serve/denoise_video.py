@@ -54,7 +54,7 @@ class DenoiseVideo:
         )
         self._clips = Places(settings.max_videos, "clips")
         wanted = Wanted(VIDEO_PARAMETERS, 1, "video")
-        self._intake = Intake(settings, repository, admission, metrics, "video-denoising", wanted)
+        self._intake = Intake(settings, repository, admission, self._clips, metrics, "video-denoising", wanted)
         self._threads = ThreadPoolExecutor(settings.max_videos, thread_name_prefix="clip")
         if any(model.task == "video-denoising" for model in repository.models.values()):
             import serve.restore_clip  # noqa: F401  # needs PyAV, which other servers do without; now, not at a request

@@ -3,6 +3,7 @@
 Starlette's ``BaseHTTPMiddleware`` would hide disconnects from the routes and cost a task per request.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -13,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.asgi import ClientGone, header, send_error
-from serve.errors import internal_error
+from serve.errors import NotReady, internal_error
 from serve.metrics import Metrics, Outcome
 
 logger = logging.getLogger("serve.access")
@@ -58,6 +59,11 @@ class Doorway:
             await self._app(scope, receive, send_with_headers)
         except ClientGone:
             status = _CLIENT_CLOSED
+        except asyncio.CancelledError:
+            # By the server itself, when the time to drain is over: the client is still there, and can be told.
+            if status != _CLIENT_CLOSED:
+                raise
+            await send_error(send_with_headers, _shutting_down(), request_id)
         except Exception as error:  # the last line of defence: logged in full, answered without internals
             logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             if status == _CLIENT_CLOSED:
@@ -87,6 +93,10 @@ def request_id_of(scope: Scope) -> str:
     """The client's X-Request-ID if it is short and plain, otherwise a fresh one."""
     given = header(scope, b"x-request-id")
     return given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("the server is shutting down", "send the request again, to another server")
 
 
 def outcome_of(status: int) -> Outcome:

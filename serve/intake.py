@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from serve.admission import Admission
+from serve.admission import Admission, Places
 from serve.asgi import Body, header, send_error
 from serve.doorway import NOTES, REQUEST_ID
 from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
@@ -51,13 +51,18 @@ class Order:
 
 
 class Intake:
-    """Turns requests into orders, and whatever is wrong with one into its answer."""
+    """Turns requests into orders, and whatever is wrong with one into its answer.
+
+    ``places`` are those of the route: requests of one route never use up another's, so that a hundred pictures that
+    take seconds each do not keep out one that takes a millisecond. ``admission`` counts the bytes of all bodies.
+    """
 
     def __init__(
         self,
         settings: Settings,
         repository: Repository,
         admission: Admission,
+        places: Places,
         metrics: Metrics,
         task: Task,
         wanted: Wanted,
@@ -65,6 +70,7 @@ class Intake:
         self._settings = settings
         self._repository = repository
         self._admission = admission
+        self._places = places
         self._metrics = metrics
         self._task: Task = task
         self._wanted = wanted
@@ -96,7 +102,7 @@ class Intake:
                 f"the body is encoded as {quoted(encoding)}",
                 "send it as it is: pictures are compressed already",
             )
-        self._admission.check()  # before the body is read: shedding load must be cheap
+        self._places.check()  # before the body is read: shedding load must be cheap
         raw = await body.read()
         read_s = time.perf_counter() - started
         self._metrics.stage("read", read_s)

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     max_files: int = Field(default=16, ge=1)
     """Most pictures in one request."""
     max_in_flight: int = Field(default=128, ge=1)
-    """Pictures admitted at a time; more are answered with 429 and a Retry-After."""
+    """Pictures admitted at a time by each route; more are answered with 429 and a Retry-After."""
     max_buffered_bytes: int = Field(default=256 << 20, ge=1)
     """Request bodies held in memory at a time, all requests together."""
     max_pixels_in_flight: int = Field(default=0, ge=0)

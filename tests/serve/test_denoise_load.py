@@ -134,10 +134,10 @@ def test_overload_is_a_429_with_advice(root: Path, settings: Settings, message: 
 
 
 def test_a_classifier_answers_while_tiles_are_computed(tmp_path: Path) -> None:
-    """One decode thread and a denoiser that does not move: the thread is not lent to it."""
+    """One decode thread, one place, and a denoiser that does not move: neither is lent to it."""
     write_denoiser(tmp_path)
     write_model(tmp_path)
-    settings = Settings(decode_threads=1, tile_threads=1, max_batch=1)
+    settings = Settings(decode_threads=1, tile_threads=1, max_batch=1, max_in_flight=1, max_files=1)
     gate = threading.Event()
 
     async def main() -> None:

@@ -307,6 +307,8 @@ def test_more_clips_than_allowed_are_told_to_come_back(root: Path) -> None:
             assert second.status_code == 429
             assert int(second.headers["retry-after"]) >= 1
             assert "1 clips" in second.json()["error"]["message"]
+            unread = await client.post(ROUTE, content=b"", headers=MATROSKA)
+            assert unread.status_code == 429, "it was turned away before its body was looked at"
             engine.gate.set()
             assert (await first).status_code == 200
             assert (await client.post(ROUTE, content=clip(noise_frames(6)), headers=MATROSKA)).status_code == 200
@@ -338,6 +340,25 @@ def test_a_client_that_hangs_up_stops_the_work(root: Path, accept: str) -> None:
             time.sleep(0.05)
         assert answer.status_code == 200
         assert engine.seen - before < 30
+
+
+@pytest.mark.parametrize("accept", ["video/mp4", "application/x-ndjson"])
+def test_the_end_of_the_drain_is_told_to_who_waits(root: Path, accept: str) -> None:
+    repository, engine = held(root, SETTINGS)
+
+    async def main() -> None:
+        async with in_process(repository, SETTINGS) as client:
+            engine.gate.clear()
+            task = asyncio.create_task(
+                client.post(ROUTE, content=clip(noise_frames(6)), headers={**MATROSKA, "Accept": accept})
+            )
+            await asyncio.to_thread(wait_until, lambda: engine.entered > engine.seen, 60)
+            task.cancel()  # as uvicorn does when the time to drain is over
+            response = await task
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+            engine.gate.set()
+
+    asyncio.run(main())
 
 
 class Breaking:
