@@ -36,6 +36,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "checkpoint.json"
 SAMPLES = "samples.npz"
 _MAX_DESCRIPTION = 16 << 20  # bytes; tens of thousands of labels fit
+_MAX_SAMPLES = 1 << 30  # bytes when decompressed, of which a small file may hold a thousand times as many
 _MOST_BLOCKS, _LARGEST = 1000, 1 << 20  # of a model that a description asks for: its blocks, and any other number
 CONVERTED_FROM = (
     "converted_from"  # in the recipe of a checkpoint that was not trained but converted: from what, in words
@@ -254,7 +255,11 @@ def read_clean_samples(folder: Path) -> CleanSamples | None:
 
 def _read_arrays(path: Path, second: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MAX_SAMPLES:
+            raise CheckpointError(f"{path} holds {size >> 20} MiB, at most {_MAX_SAMPLES >> 20} are read; remove it")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return data["images"], data[second]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it or train again") from None

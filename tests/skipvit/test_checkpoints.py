@@ -101,6 +101,16 @@ def test_weights_that_diverged_are_refused(folder: Path) -> None:
         load_model(folder)
 
 
+def test_samples_that_grow_when_they_are_opened_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipvit.checkpoints._MAX_SAMPLES", 1 << 20)
+    blank = np.zeros((2, 1024, 1024, 3), np.uint8)
+    np.savez_compressed(folder / "samples.npz", images=blank, labels=np.array([0, 1]), names=np.array(["a", "b"]))
+    assert (folder / "samples.npz").stat().st_size < 1 << 14
+    for read in (read_samples, read_clean_samples):
+        with pytest.raises(CheckpointError, match=r"samples\.npz holds 6 MiB, at most 1 are read"):
+            read(folder)
+
+
 def test_damage_is_named(folder: Path) -> None:
     description = (folder / "checkpoint.json").read_text()
     (folder / "samples.npz").write_bytes(b"PK\x03\x04 torn")
