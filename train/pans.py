@@ -17,6 +17,7 @@ import numpy.typing as npt
 from skipvit.transforms import Pixels
 from train.builtin_photos import InMemory, builtin_photos
 from train.clip_data import VideoData
+from train.pictures import DataError
 
 URI = "builtin:pans"
 
@@ -43,8 +44,16 @@ class Pans:
         return self.photographs.weights
 
     def cut(self, index: int, frames: int, size: int, rng: np.random.Generator) -> Pixels:
-        """A random pan (frames, size, size, 3) over a photograph."""
+        """A random pan (frames, size, size, 3) over a photograph.
+
+        Raises:
+            DataError: the photograph is smaller than that.
+        """
         picture = self.photographs.open(index).clean
+        if (most := min(picture.shape[:2]) - 2 * _REACH) < size:
+            raise DataError(
+                f"{self.names[index]} has room for clips of {most} pixels, and {size} are asked for; lower data.patch"
+            )
         path = motion(frames, rng)
         room = np.array(picture.shape[:2]) - size - 2 * _REACH - np.ptp(path, axis=0)
         if (room < 0).any():  # too fast for a picture of this size: slower by what is missing

@@ -63,6 +63,16 @@ def test_a_clip_fits_into_its_picture(height: int, width: int, frames: int, seed
     assert np.array_equal(clip, Pans(photos).cut(0, frames, 16, np.random.default_rng(seed)))
 
 
+def test_clips_larger_than_a_photograph_are_refused() -> None:
+    pans = open_videos("builtin:pans").train
+    coins = pans.names.index("coins")  # 303 x 384
+    assert pans.cut(coins, 2, 299, np.random.default_rng(0)).shape == (2, 299, 299, 3)
+    with pytest.raises(
+        DataError, match=r"coins has room for clips of 299 pixels, and 300 are asked for; lower data\.p"
+    ):
+        pans.cut(coins, 2, 300, np.random.default_rng(0))
+
+
 def test_held_out_clips_are_always_the_same_and_move() -> None:
     pans = HeldOutPans(InMemory((waves(300, 300),), ("wave",), (1.0,)))
     once, again = list(pans.frames(0)), list(pans.frames(0))
