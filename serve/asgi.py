@@ -130,21 +130,30 @@ async def unless_gone(finished: "asyncio.Future[None]", receive: Receive, loop: 
             watcher.cancel()
 
 
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def server_timing(stages_s: Mapping[str, float]) -> str:
+    """The Server-Timing header of stages in seconds."""
+    return ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages_s.items())
+
+
 async def send_json(
     send: Send, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, more: bool = False
 ) -> None:
     """Sends a JSON response; with ``more`` its end is left to ``end``."""
     raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if headers:
-        raw += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        raw += raw_headers(headers)
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def send_bytes(send: Send, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
     """Sends a large body with status 200; ``timeout_s`` is that of ``send_pieces``."""
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    raw.append((b"content-length", str(len(body)).encode()))
+    raw = [*raw_headers(headers), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": raw})
     await send_pieces(send, body, timeout_s)
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.accept import acceptable
 from serve.admission import Admission, Places
-from serve.asgi import ClientGone, header_list, send_bytes, unless_gone
+from serve.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
 from serve.decoding import ImageLimits
 from serve.doorway import NOTES
 from serve.intake import Intake, Order
@@ -119,7 +119,7 @@ class Denoise:
         headers = {
             "Content-Type": encoded.media_type,
             "Vary": "Accept",
-            "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items()),
+            "Server-Timing": server_timing(stages),
             "X-Skipvit-Model": f"{model.name}/{model.version}",
             "X-Skipvit-Tiles": str(len(job.tiles)),
         }

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.accept import acceptable
 from serve.admission import Admission, Places
-from serve.asgi import ClientGone, header_list, send_bytes, send_pieces
+from serve.asgi import ClientGone, header_list, raw_headers, send_bytes, send_pieces, server_timing
 from serve.doorway import NOTES
 from serve.errors import BadField, RequestError, internal_error, quoted
 from serve.intake import Intake, Order
@@ -86,10 +86,9 @@ class DenoiseVideo:
 
     async def _send(self, job: "_Job", answer: "ClipAnswer") -> None:
         self._observe(job, answer)
-        stages = job.stages()
         headers = {
             **_headers(job, job.media_type),
-            "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in stages.items()),
+            "Server-Timing": server_timing(job.stages()),
             "X-Skipvit-Tiles": str(len(job.work.runs_s)),
         }
         if answer.notes:
@@ -245,5 +244,4 @@ def _as_line(content: dict[str, Any]) -> bytes:
 
 async def _start(job: _Job) -> None:
     headers = {**_headers(job, LINES), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await job.order.send({"type": "http.response.start", "status": 200, "headers": raw})
+    await job.order.send({"type": "http.response.start", "status": 200, "headers": raw_headers(headers)})
