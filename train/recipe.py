@@ -43,9 +43,10 @@ class Section(BaseModel):
 class Model(Section):
     """A timm name or one of ours; ``args`` go to its constructor. Classes and picture size come from the data.
 
-    ``weights`` are those to start from: ``none``, a checkpoint folder, or a timm model whose weights are fetched. They
-    must be the model's own, all of them, but for the head of other classes. A plain ViT's also start the models of our
-    family: their static matrices inherit its mean attention, and [guide] finds the queries and keys that it needs.
+    ``weights`` are those to start from: ``none``, a checkpoint folder, a file of weights (.safetensors, or .pth without
+    pickled code), or a timm model whose weights are fetched. They must be the model's own, all of them, but for the
+    head of other classes. A plain ViT's, but from a file, also start the models of our family: their static matrices
+    inherit its mean attention, and [guide] finds the queries and keys that it needs.
     """
 
     name: str

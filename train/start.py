@@ -1,4 +1,4 @@
-"""Trained models that a run starts from: a checkpoint folder, or a timm model with timm's weights."""
+"""Trained models that a run starts from: a checkpoint folder, a file of weights, or a timm model with timm's."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from skipvit.checkpoints import DESCRIPTION, CheckpointError, load_model
 from skipvit.models import SkipVisionTransformer, Spec
 from skipvit.models.timm_guard import timm
 from skipvit.origin import Origin, OriginError, resolve, task_of
-from skipvit.weights import MismatchError, WeightsError, load_weights
+from skipvit.weights import MismatchError, WeightsError, load_weights, read_state
 from train.calibrate import calibrate
 from train.recipe import RecipeError
 
@@ -32,6 +32,9 @@ def load_start(model: nn.Module, source: str, pictures: Callable[[], Iterable[Te
     """
     if source == NONE:
         return ""
+    if os.path.isfile(source):
+        _load_file(model, Path(source))
+        return f"weights of {source}"
     given, done, twin = _given(source), list[str](), None
     if type(given) is timm.models.vision_transformer.VisionTransformer and isinstance(model, SkipVisionTransformer):
         try:
@@ -57,6 +60,18 @@ def load_start(model: nn.Module, source: str, pictures: Callable[[], Iterable[Te
         calibrate(model, twin.to(next(model.parameters()).device), pictures)
         done.append("static matrices inherit its mean attention")
     return "; ".join([f"weights of {source}", *done])
+
+
+def _load_file(model: nn.Module, path: Path) -> None:
+    """Weights that others released, such as Uformer_B.pth; they must be the model's own, all of them."""
+    try:
+        load_weights(model, read_state(path).tensors, str(path))
+    except MismatchError as error:
+        raise RecipeError(
+            f"model.weights: {error}; give model.name and model.args as it was trained with them"
+        ) from None
+    except WeightsError as error:
+        raise RecipeError(f"model.weights: {error}") from None
 
 
 def _given(source: str) -> nn.Module:

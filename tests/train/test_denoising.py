@@ -157,6 +157,21 @@ def test_a_denoiser_goes_on_from_a_checkpoint(tiny_denoiser: Path, tmp_path: Pat
     assert all(torch.equal(tensor, trained.weights[name]) for name, tensor in started.model.state_dict().items())
 
 
+def test_a_denoiser_starts_from_released_weights(tiny_denoiser: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny_denoiser)
+    released = Training.of(recipe, open_task(recipe, ALONE), ALONE).model.state_dict()
+    moved = {f"module.{name}": value + value.is_floating_point() for name, value in released.items()}
+    torch.save({"epoch": 250, "state_dict": moved}, tmp_path / "U.pth")
+    recipe = read_recipe(tiny_denoiser, [f"model.weights={tmp_path / 'U.pth'}"])
+    started = Training.of(recipe, open_task(recipe, ALONE), ALONE)
+    assert started.started_from == f"weights of {tmp_path / 'U.pth'}"
+    for name, value in started.model.state_dict().items():
+        assert torch.equal(value, released[name] + value.is_floating_point()), name
+    recipe = read_recipe(tiny_denoiser, [f"model.weights={tmp_path / 'U.pth'}", "model.args.skip=odd"])
+    with pytest.raises(RecipeError, match=r"give model\.name and model\.args as it was"):
+        Training.of(recipe, open_task(recipe, ALONE), ALONE)
+
+
 def test_pairs_are_trained_on_as_they_are(tiny_denoiser: Path, tmp_path: Path) -> None:
     text = tiny_denoiser.read_text()
     tiny_denoiser.write_text(text[: text.index("[noise]")] + text[text.index("[augment]") :])
