@@ -30,8 +30,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes a free one."""
 
-    max_body_bytes: int = Field(default=32 << 20, ge=1)
-    """Largest request body."""
+    max_body_bytes: int = Field(default=64 << 20, ge=1)
+    """Largest request body; a noisy photograph of 24 megapixels is a PNG of some 60 MB."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Largest width x height of a picture, checked before any pixel is decoded."""
     max_frames: int = Field(default=1, ge=1)
