@@ -4,6 +4,7 @@
     skipvit-bench engine --sizes small --batches 8 --families vit dgssa_glad --forms timm skipvit
     skipvit-bench denoisers --sizes micro tiny --sides 128 256
     skipvit-bench denoising --seeds 0 1 2
+    skipvit-bench clips --jobs 2
     skipvit-bench curve runs/photos_skipat_long
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "denoise-server": _denoise_server,
         "denoisers": _denoisers,
         "denoising": _denoising,
+        "clips": _clips,
         "curve": _curve,
         "pareto": _pareto,
         "presets": _presets,
@@ -80,6 +82,14 @@ def _denoising(arguments: argparse.Namespace) -> int:
 
     rows = denoising.measure(arguments.seeds, arguments.sigmas, arguments.scratch)
     _finish("denoising", rows, denoising.PACKAGES, arguments.out)
+    return 0
+
+
+def _clips(arguments: argparse.Namespace) -> int:
+    from benchmarks import clips
+
+    rows = clips.measure(arguments.seeds, arguments.sigmas, arguments.scratch, arguments.jobs)
+    _finish("clips", rows, clips.PACKAGES, arguments.out)
     return 0
 
 
@@ -156,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_engine(what.add_parser("engine", help="ViT and its variants in PyTorch and ONNX Runtime on one core"))
     _add_denoisers(what.add_parser("denoisers", help="Uformer and SkipAt-Uformer on one core"))
     _add_denoising(what.add_parser("denoising", help="trains the demo's denoisers: PSNR beside classical methods"))
+    _add_clips(what.add_parser("clips", help="trains the demo's video denoiser: PSNR beside itself frame by frame"))
     curve = what.add_parser("curve", help="PSNR in the course of a training of a denoiser, as CSV")
     curve.add_argument("run", type=Path, help="the training's --out; it need not be finished")
     server = what.add_parser("server", help="ours against plain FastAPI, over HTTP on this machine")
@@ -201,6 +212,15 @@ def _add_denoising(denoising: argparse.ArgumentParser) -> None:
     add("--sigmas", nargs="+", type=float, default=[15.0, 25.0, 50.0], help="noise in 1/255 (default: 15 25 50)")
     add("--scratch", type=Path, default=Path("runs/denoising"), metavar="FOLDER",
         help="keeps finished trainings; the same command goes on from there (default: runs/denoising)")  # fmt: skip
+
+
+def _add_clips(clips: argparse.ArgumentParser) -> None:
+    add = clips.add_argument
+    add("--seeds", nargs="+", type=int, default=[0], help="both models once with each (default: 0)")
+    add("--sigmas", nargs="+", type=float, default=[30.0], help="noise in 1/255 (default: 30)")
+    add("--jobs", type=whole(1), default=1, help="trainings at a time, of one thread each (default: 1)")
+    add("--scratch", type=Path, default=Path("runs/clips"), metavar="FOLDER",
+        help="keeps finished trainings; the same command goes on from there (default: runs/clips)")  # fmt: skip
 
 
 def _add_pareto(pareto: argparse.ArgumentParser) -> None:

@@ -107,17 +107,26 @@ def pareto_table() -> str:
 
 def denoising_table() -> str:
     """Markdown of the denoisers' quality: a row a method and sigma, means over seeds."""
-    rows = read_rows("denoising")
+    return _quality_table("denoising", "cpu_s_per_picture", "CPU s/picture")
+
+
+def clips_table() -> str:
+    """Markdown of the video denoisers' quality, likewise."""
+    return _quality_table("clips", "cpu_s_per_clip", "CPU s/clip")
+
+
+def _quality_table(what: str, cost: str, cost_title: str) -> str:
+    rows = read_rows(what)
     pictures = [column[5:-3] for column in (rows[0] if rows else {}) if re.fullmatch("psnr_(?!float|of_).+_db", column)]
     keys = dict.fromkeys((float(r["sigma"]), r["method"]) for r in rows)
     lines = []
     for sigma, method in keys:
         own = [r for r in rows if (float(r["sigma"]), r["method"]) == (sigma, method)]
-        columns = [f"psnr_{name}_db" for name in pictures] + ["psnr_db", "ssim", "cpu_s_per_picture", "train_cpu_s"]
+        columns = [f"psnr_{name}_db" for name in pictures] + ["psnr_db", "ssim", cost, "train_cpu_s"]
         digits = [2] * (len(pictures) + 1) + [3, 1, 0]
         cells = [_mean(own, column, places) for column, places in zip(columns, digits, strict=True)]
         lines.append(f"| {sigma:g} | {method} | {' | '.join(cells)} |")
-    names = ["sigma", "method", *pictures, "mean PSNR, dB", "SSIM", "CPU s/picture", "training CPU s"]
+    names = ["sigma", "method", *pictures, "mean PSNR, dB", "SSIM", cost_title, "training CPU s"]
     return _table(f"| {' | '.join(names)} |", "|--:|---|" + "--:|" * (len(names) - 2), lines, rows)
 
 
@@ -170,6 +179,7 @@ _TABLES = {
     "server": server_table,
     "pareto": pareto_table,
     "denoising": denoising_table,
+    "clips": clips_table,
     "denoisers": denoisers_table,
 }
 

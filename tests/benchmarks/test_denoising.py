@@ -41,3 +41,13 @@ def test_a_curve_is_what_the_training_wrote(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no evaluation of a denoiser"):
         denoising.curve(run)
     assert main(["--out", str(tmp_path), "curve", str(tmp_path)]) == 1
+
+
+def test_clips_have_a_table_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"psnr_cat_db": 19.6, "psnr_db": 19.6, "psnr_float_db": 19.6, "ssim": 0.38}
+    untrained = {"cpu_s_per_clip": "", "train_cpu_s": "", "trained_at": ""}
+    rows.write_rows("clips", [{"method": "noisy", "seed": "", "sigma": 30.0, **row, **untrained}], ("numpy",), tmp_path)
+    monkeypatch.setattr(readme, "read_rows", lambda what: rows.read_rows(what, tmp_path))
+    table = readme.clips_table().splitlines()
+    assert table[0] == "| sigma | method | cat | mean PSNR, dB | SSIM | CPU s/clip | training CPU s |"
+    assert table[2] == "| 30 | noisy | 19.60 | 19.60 | 0.380 |  |  |"
