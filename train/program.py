@@ -14,6 +14,7 @@ from skipvit.provenance import commit, versions_of
 from skipvit.publishing import write_atomically
 from train.denormals import flushed_denormals
 from train.distributed import StrategyError, processes
+from train.heap import keep_large_blocks
 from train.loop import Trained, TrainingError, fit
 from train.pictures import DataError
 from train.recipe import Recipe, RecipeError
@@ -32,6 +33,7 @@ def train(recipe: Recipe, out: Path, resuming: bool) -> int:
         EXPECTED: anything the user can mend.
     """
     torch.set_float32_matmul_precision("high")
+    keep_large_blocks()
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     wall, cpu = time.perf_counter(), time.process_time()
