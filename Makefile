@@ -20,11 +20,11 @@ FAST_SPEC := static:0-1 skip:4-5 tokens:1/2@2
 .PHONY: demo demo-models demo-video test lint format readme clean
 
 demo: demo-models
+demo-video: demo-models models/pans_skipat/1/manifest.json
+demo demo-video:
 	$(BIN)/skipvit-serve models --port $(PORT)
 
 demo-models: $(DEMO:%=models/%/1/manifest.json)
-
-demo-video: models/pans_skipat/1/manifest.json demo
 
 models/%/1/manifest.json: runs/%/evaluation/evaluation.json
 	rm -rf models/$*/1  # made from the run, and made anew when that is newer
