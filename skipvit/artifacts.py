@@ -1,7 +1,7 @@
 """The model repository: what export writes and the server, or Triton, reads.
 
     models/<name>/config.pbtxt  labels.txt
-    models/<name>/<version>/model.onnx  [model.fp16.onnx]  manifest.json  [sample-*.png]
+    models/<name>/<version>/model.onnx  [model.fp16.onnx]  [model.*.plan]  manifest.json  [sample-*.png]
 
 A denoiser has no labels.txt. Nothing here imports torch. skipvit.publishing writes what this module reads. Reading
 trusts no byte of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the
@@ -18,11 +18,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
-from skipvit.manifest import SCHEMA_VERSION, Manifest, Tiling, is_name
+from skipvit.manifest import SCHEMA_VERSION, Manifest, Precision, Tiling, is_name
 from skipvit.transforms import Preprocessing
 
 MANIFEST = "manifest.json"
@@ -70,7 +69,7 @@ class Entry:
         assert self.manifest.tiling is not None, "asked of a classifier, which takes pictures whole"
         return self.manifest.tiling
 
-    def model_path(self, precision: Literal["fp32", "fp16"] | None = None) -> Path:
+    def model_path(self, precision: Precision | None = None) -> Path:
         """Path of the ONNX file of ``precision``, or of the first in the manifest.
 
         Raises:

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from skipvit.transforms import Preprocessing
 
-# Version 2 knows denoisers. Every manifest of version 1 is one of version 2 too, of a classifier.
-SCHEMA_VERSION: Literal[2] = 2
+# Version 2 knows denoisers, version 3 engines. A manifest of an earlier version is one of the later ones too.
+SCHEMA_VERSION: Literal[3] = 3
 Task = Literal["classification", "denoising", "video-denoising"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Flavor = Literal["tensorrt", "tensorrt-rtx"]
 
 # A name becomes a folder, a URL segment and a metric label: letters, digits, dot, dash and underscore, no leading dot.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -68,7 +70,7 @@ class Parity(_Record):
     """
 
     file: str
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     engine: str
     images: int = Field(ge=1)
     images_from: str
@@ -79,6 +81,37 @@ class Parity(_Record):
     psnr_db: float | None = Field(default=None, le=200)
     max_levels: int | None = Field(default=None, ge=0, le=255)
     tolerance: str
+
+
+class Engine(_Record):
+    """A TensorRT engine built from one ONNX file of the version, and what became of our ops in it.
+
+    ``shapes`` has the optimisation profile of every input: its smallest, usual and largest shape. ``plugins`` and
+    ``bodies`` count, by op, the nodes that our kernels compute and those that TensorRT computes from the op's body.
+    ``status`` is "verified" exactly if it was run on a GPU and compared: ``parity`` has the figures.
+    """
+
+    file: str
+    made_from: str
+    precision: Precision
+    flavor: Flavor
+    flavor_version: str
+    gpu: str
+    """Name of the GPU it was built on, or "none" where it was built without one."""
+    compute_capability: str
+    """What it runs on: such as "9.0", or "7.5+" for an engine that is not tied to one architecture."""
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = Field(min_length=1)
+    plugins: dict[str, int]
+    bodies: dict[str, int]
+    options: dict[str, str | int | bool]
+    status: Literal["verified", "built, not run"]
+    parity: Parity | None = None
+
+    @model_validator(mode="after")
+    def _says_what_was_done(self) -> Self:
+        if (self.status == "verified") != (self.parity is not None):
+            raise ValueError(f"engine {self.file} is {self.status!r}, which its parity figures do not agree with")
+        return self
 
 
 class Evaluation(_Record):
@@ -99,7 +132,7 @@ class Manifest(_Record):
     page may offer to try a denoiser on.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     name: str
     version: int = Field(ge=1)
     task: Task
@@ -114,10 +147,11 @@ class Manifest(_Record):
     commit: str
     versions: dict[str, str]
     # precision -> file, best first; the reader loads the first that it can run
-    models: dict[Literal["fp32", "fp16"], str] = Field(min_length=1)
+    models: dict[Precision, str] = Field(min_length=1)
     # file -> sha256; labels.txt lies one folder up, the rest beside the manifest
     files: dict[str, str]
     parity: tuple[Parity, ...]
+    engines: tuple[Engine, ...] = ()
     evaluation: Evaluation | None = None
     macs: int = Field(ge=0)
     params: int = Field(ge=0)
@@ -142,6 +176,9 @@ class Manifest(_Record):
         unlisted = [name for name in self.samples if name not in self.files]
         if unlisted:
             raise ValueError(f"samples {', '.join(unlisted)} have no sha256")
+        nameless = [engine.file for engine in self.engines if engine.file not in self.files]
+        if nameless:
+            raise ValueError(f"engines {', '.join(nameless)} have no sha256")
         return self
 
     def to_json(self) -> str:

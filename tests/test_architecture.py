@@ -21,6 +21,7 @@ MAY_IMPORT = {
 # A file in a room shadows a module of the same name when the room's program runs as a script.
 DEPENDENCIES = {
     "av",
+    "cuda",
     "fastapi",
     "httpx",
     "matplotlib",
@@ -32,6 +33,7 @@ DEPENDENCIES = {
     "PIL",
     "prometheus_client",
     "psutil",
+    "pycuda",
     "pydantic",
     "pydantic_settings",
     "pytest",
@@ -42,6 +44,7 @@ DEPENDENCIES = {
     "starlette",
     "tensorboard",
     "tensorrt",
+    "tensorrt_rtx",
     "timm",
     "torch",
     "torchvision",

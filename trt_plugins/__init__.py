@@ -1,1 +1,4 @@
-"""The ops of skipvit.ops as TensorRT plugins: the room is laid out, nothing in it is built yet."""
+"""The ops of skipvit.ops as TensorRT plugins: one record an op (operators/), one CUDA kernel an op (kernels/).
+
+Nothing here imports torch or TensorRT when it is loaded.
+"""

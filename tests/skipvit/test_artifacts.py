@@ -119,7 +119,7 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], type[ArtifactError], str]] 
     ("deep json", lambda f: (f / "manifest.json").write_text("[" * 100_000), ArtifactCorrupt, "is not JSON"),
     ("bytes", lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), ArtifactCorrupt, "is not JSON"),
     ("huge", lambda f: (f / "manifest.json").write_text(" " * (1 << 21)), ArtifactCorrupt, "is over 1048576 bytes"),
-    ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 2"),
+    ("newer", lambda f: edit(f, lambda d: d.update(schema_version=99)), ArtifactTooNew, "schema 99.*reads up to 3"),
     ("newer text", lambda f: edit(f, lambda d: d.update(schema_version="99")), ArtifactCorrupt, "schema_version"),
     ("newer float", lambda f: edit(f, lambda d: d.update(schema_version=99.0)), ArtifactTooNew, r"schema 99\.0"),
     ("older", lambda f: edit(f, lambda d: d.update(schema_version=-7)), ArtifactCorrupt, "schema_version"),
@@ -211,7 +211,7 @@ def denoiser_of(**changes: object) -> Manifest:
 def test_a_denoisers_manifest_survives_json() -> None:
     manifest = denoiser_of()
     assert Manifest.model_validate_json(manifest.to_json()) == manifest
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
 
 
 def test_a_manifest_from_before_denoisers_is_read() -> None:

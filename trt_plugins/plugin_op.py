@@ -1,0 +1,69 @@
+"""What TensorRT, a GPU and a test need to know of one op: one record, from which all its plugins are made.
+
+Shapes are tuples of ints, or of a TensorRT builder's symbols while an engine is built for many sizes. The functions of
+a record therefore use ``+``, ``-``, ``*``, ``//`` and `cdiv` on dims, and nothing else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+NAMESPACE, VERSION = "skipvit", "1"
+KERNELS = Path(__file__).parent / "kernels"
+
+Scalar = Literal["f32", "f16", "bf16"]
+SCALARS: tuple[Scalar, ...] = ("f32", "f16", "bf16")
+Dim = Any  # int, or a symbol with the arithmetic of one
+Shapes = Sequence[tuple[Dim, ...]]  # of the inputs, in order
+Attributes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel's grid and block, x first, and the int32 numbers it takes between its inputs and its outputs."""
+
+    grid: tuple[Dim, Dim, Dim]
+    block: tuple[int, int, int]
+    numbers: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class PluginOp:
+    """One op: floating tensors of one dtype in, one tensor of that dtype out, one kernel launch, no workspace.
+
+    Attributes:
+        name: of the ONNX node, and of the plugin.
+        kernel: name of the kernel less its scalar, and of its file less ``.cu``.
+        inputs, attributes: names in order; attributes are whole numbers.
+        ranks: dimensions that each input may have.
+        output_shape, launch: functions of the inputs' shapes and the attributes.
+        constants: macros that the kernel is compiled with, of dims that an engine knows when it is built.
+    """
+
+    name: str
+    kernel: str
+    inputs: tuple[str, ...]
+    attributes: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    output_shape: Callable[[Shapes, Attributes], tuple[Dim, ...]]
+    launch: Callable[[Shapes, Attributes], Launch]
+    constants: Callable[[Shapes, Attributes], dict[str, int]] = field(default=lambda shapes, attributes: {})
+
+    @property
+    def source(self) -> Path:
+        """The kernel's file."""
+        return KERNELS / f"{self.kernel}.cu"
+
+    def entry(self, scalar: Scalar) -> str:
+        """Name of the compiled kernel."""
+        return f"{self.kernel}_{scalar}"
+
+    def parameters(self, launch: Launch) -> list[str]:
+        """The kernel's parameters in order: ``pointer`` for tensors, ``int32`` for numbers."""
+        return ["pointer"] * len(self.inputs) + ["int32"] * len(launch.numbers) + ["pointer"]
+
+
+def cdiv(dividend: Dim, divisor: int) -> Dim:
+    """The quotient rounded up, of ints and of symbols."""
+    return (dividend + (divisor - 1)) // divisor
