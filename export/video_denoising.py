@@ -23,6 +23,7 @@ class VideoDenoisingJob(DenoisingJob):
 
     @property
     def _leading(self) -> tuple[int, ...]:
+        # not ``self.model.frames``: to a type checker, every attribute of a module is a tensor or a module
         return (int(getattr(self.model, "frames")),)  # noqa: B009
 
     def _planned(self, tiling: Tiling) -> Tiling:

@@ -94,7 +94,7 @@ class OnnxCpuEngine:
         row = self._contract.row
         try:
             found = self.run(np.zeros((1, *row), np.uint8)).shape
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime's own classes again
             raise ArtifactCorrupt(
                 f"{self._path} cannot take {list(row)}, the tile of its manifest ({_reason(error)}); export it again "
                 "with a tile that the model can take"

@@ -43,7 +43,7 @@ class OpenedPicture:
         self._what = quoted(name) if name else "the image"
         try:
             self._image = open_image(data, limits, self._what)
-        except Exception as error:
+        except Exception as error:  # whatever Pillow's readers raise at damaged files: each format has its own ways
             raise explained(error, data, limits, self._what) from None
         self.width, self.height = self._image.size
 
@@ -52,7 +52,7 @@ class OpenedPicture:
         try:
             with self._image as image:
                 return _developed(image)
-        except Exception as error:
+        except Exception as error:  # Pillow again, and memory that runs out
             raise explained(error, self._data, self._limits, self._what) from None
 
 

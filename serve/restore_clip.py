@@ -93,8 +93,8 @@ class ClipWork:
         try:
             with ClipReader(self._order.limits, self._order.what) as reader:
                 return self._run(reader)
-        except Exception:
-            if self._stopped:  # whatever broke, broke because the decoder was taken away
+        except Exception:  # whatever broke after ``stop``, broke because the decoder was taken away
+            if self._stopped:
                 raise Stopped from None
             raise
         finally:
