@@ -5,8 +5,7 @@ Each entry point is a table of numbers; the classes know nothing of names.
 
 from typing import Any
 
-from torch import nn
-
+from skipvit.models.entry_points import denoiser_cfg, entry_point
 from skipvit.models.timm_guard import timm
 from skipvit.models.uformer import Uformer
 
@@ -25,30 +24,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
     **{f"skipat_uformer_{size}": {**preset, **_SKIPAT.get(size, {"skip": "all"})}
        for size, preset in _UFORMERS.items()},
 }  # fmt: skip
-# timm's description of the input; any size will do, there are no classes, and no weights are published.
-_CFG = {
-    "url": "",
-    "input_size": (3, 256, 256),
-    "fixed_input_size": False,
-    "num_classes": None,
-    "license": "apache-2.0",
-}
-
 # register_model looks for this name in the module of each entry point.
-default_cfgs = timm.models.generate_default_cfgs(dict.fromkeys(_PRESETS, _CFG))
-
-
-def _register(name: str, preset: dict[str, Any]) -> None:
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return timm.models.build_model_with_cfg(Uformer, name, pretrained, **{**preset, **kwargs})
-
-    # timm takes an entry point's name from the function
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{preset['embed_dim']} channels, blocks {preset['depths']}, skip {preset.get('skip', '')!r}."
-    # what skipvit.origin.task_of reads before anything is built
-    create.task = Uformer.task  # type: ignore[attr-defined]
-    globals()[name] = timm.models.register_model(create)
-
+default_cfgs = timm.models.generate_default_cfgs(dict.fromkeys(_PRESETS, denoiser_cfg(3, 256)))
 
 for _name, _preset in _PRESETS.items():
-    _register(_name, _preset)
+    _about = f"{_preset['embed_dim']} channels, blocks {_preset['depths']}, skip {_preset.get('skip', '')!r}."
+    globals()[_name] = timm.models.register_model(entry_point(__name__, _name, Uformer, _preset, _about))

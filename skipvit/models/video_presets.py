@@ -5,8 +5,7 @@ Each entry point is a table of numbers; the class knows nothing of names.
 
 from typing import Any
 
-from torch import nn
-
+from skipvit.models.entry_points import denoiser_cfg, entry_point
 from skipvit.models.timm_guard import timm
 from skipvit.models.video_denoiser import VideoDenoiser
 
@@ -25,33 +24,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
     **{f"video_denoiser_{size}": preset for size, preset in _SIZES.items()},
     **{f"skipat_video_denoiser_{size}": {**preset, "reuse": True} for size, preset in _SIZES.items()},
 }
-# timm's description of a frame with its noise map; any size will do, and no weights are published.
-_CFG = {
-    "url": "",
-    "input_size": (4, 128, 128),
-    "fixed_input_size": False,
-    "num_classes": None,
-    "license": "apache-2.0",
-}
-
-# register_model looks for this name in the module of each entry point.
-default_cfgs = timm.models.generate_default_cfgs(dict.fromkeys(_PRESETS, _CFG))
-
-
-def _register(name: str, preset: dict[str, Any]) -> None:
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        # of what timm would fill in from the description, nothing is an argument here
-        return timm.models.build_model_with_cfg(
-            VideoDenoiser, name, pretrained, kwargs_filter=("in_chans", "num_classes"), **{**preset, **kwargs}
-        )
-
-    # timm takes an entry point's name from the function
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{preset['frames']} frames, {preset['dims']} channels, {preset['depths']} blocks."
-    # what skipvit.origin.task_of reads before anything is built
-    create.task = VideoDenoiser.task  # type: ignore[attr-defined]
-    globals()[name] = timm.models.register_model(create)
-
+# Of a frame with its noise map. register_model looks for this name in the module of each entry point.
+default_cfgs = timm.models.generate_default_cfgs(dict.fromkeys(_PRESETS, denoiser_cfg(4, 128)))
 
 for _name, _preset in _PRESETS.items():
-    _register(_name, _preset)
+    _about = f"{_preset['frames']} frames, {_preset['dims']} channels, {_preset['depths']} blocks."
+    # of what timm would fill in from the description, nothing is an argument here
+    _build = entry_point(__name__, _name, VideoDenoiser, _preset, _about, kwargs_filter=("in_chans", "num_classes"))
+    globals()[_name] = timm.models.register_model(_build)
