@@ -19,8 +19,9 @@ from serve.parameters import parse_quality
 from serve.photograph import OpenedPicture, Photograph
 from serve.picture_format import FORMATS, Encoded, encode, fitting_type
 from serve.repository import Repository
-from serve.restoring import Restoration, Stopped, plan_for
+from serve.restoring import Restoration, plan_for
 from serve.settings import Settings
+from serve.tiles_in_flight import Stopped
 from serve.uploads import Wanted
 
 T = TypeVar("T")
@@ -130,7 +131,7 @@ class Denoise:
     def _observe(self, job: "_Job") -> None:
         for stage in ("decode", "denoise", "encode"):
             self._metrics.stage(stage, job.times[stage])
-        for waited, ran in zip(job.restoration.waits_s, job.restoration.runs_s, strict=True):
+        for waited, ran in zip(job.restoration.tiles.waits_s, job.restoration.tiles.runs_s, strict=True):
             self._metrics.stage("queue", waited)
             self._metrics.stage("infer", ran)
         self._metrics.tiles(job.order.model.name, len(job.tiles))
@@ -166,7 +167,7 @@ class _Job:
 
     def restore(self, photograph: Photograph) -> None:
         self.restoration.run(photograph)
-        self.times["queue"] = self.restoration.waits_s[0]
+        self.times["queue"] = self.restoration.tiles.waits_s[0]
         self.times["denoise"] = self.restoration.seconds
 
     def encode(self, photograph: Photograph) -> None:

@@ -89,7 +89,7 @@ class DenoiseVideo:
         headers = {
             **_headers(job, job.media_type),
             "Server-Timing": server_timing(job.stages()),
-            "X-Skipvit-Tiles": str(len(job.work.runs_s)),
+            "X-Skipvit-Tiles": str(len(job.work.tiles.runs_s)),
         }
         if answer.notes:
             headers["X-Skipvit-Note"] = "; ".join(answer.notes)
@@ -123,11 +123,11 @@ class DenoiseVideo:
     def _observe(self, job: "_Job", answer: "ClipAnswer") -> None:
         for stage in ("decode", "denoise", "encode"):
             self._metrics.stage(stage, job.work.seconds[stage])
-        for waited, ran in zip(job.work.waits_s, job.work.runs_s, strict=True):
+        for waited, ran in zip(job.work.tiles.waits_s, job.work.tiles.runs_s, strict=True):
             self._metrics.stage("queue", waited)
             self._metrics.stage("infer", ran)
-        self._metrics.tiles(job.order.model.name, len(job.work.runs_s))
-        job.order.scope[NOTES].update(tiles=len(job.work.runs_s), frames=answer.frames, type=job.media_type)
+        self._metrics.tiles(job.order.model.name, len(job.work.tiles.runs_s))
+        job.order.scope[NOTES].update(tiles=len(job.work.tiles.runs_s), frames=answer.frames, type=job.media_type)
 
 
 class _Job:
@@ -183,7 +183,7 @@ class _Job:
         return {
             "read": self.order.read_s,
             "decode": seconds["decode"],
-            "queue": self.work.waits_s[0],
+            "queue": self.work.tiles.waits_s[0],
             "denoise": seconds["denoise"],
             "encode": seconds["encode"],
             "total": time.perf_counter() - self.order.started,
@@ -231,7 +231,7 @@ def _last_line(job: _Job, answer: "ClipAnswer") -> bytes:
             "type": job.kind,
             "frames": answer.frames,
             "sigma": answer.sigma,
-            "tiles": len(job.work.runs_s),
+            "tiles": len(job.work.tiles.runs_s),
             "notes": answer.notes,
             "timing_ms": {stage: round(seconds * 1000, 3) for stage, seconds in job.stages().items()},
         }

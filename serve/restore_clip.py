@@ -6,25 +6,24 @@ requests, a few at a time. Decoding is another process and the model has threads
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
 
 from serve.noise_level import noise_sigma
 from serve.repository import ServedModel
-from serve.restoring import Stopped, plan_for
-from serve.ticket import Ticket
+from serve.restoring import plan_for
+from serve.tiles_in_flight import Stopped, TilesInFlight
 from serve.video_container import container_of
 from serve.video_encoding import ClipEncoder
 from serve.video_frames import RgbFrame, TimedFrame, VideoLimits, VideoType
 from serve.video_reader import ClipReader
 from skipvit.clips import Window, slide
 from skipvit.tiling import Blender, Plan, Tile
+from skipvit.transforms import Pixels
 
 # Frames of the first window that the noise is measured on: its strength does not change within a short clip.
 _MEASURED_FRAMES = 3
@@ -64,23 +63,18 @@ class ClipWork:
         self._order = order
         self._model = model
         self._progress = progress
-        self._done: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._flight: dict[Ticket, Tile] = {}
         self._lock = threading.Lock()
         self._reader: ClipReader | None = None
-        self._stopped = False
-        self.waits_s: list[float] = []  # of each tile, for the engine
-        self.runs_s: list[float] = []  # of each tile in the engine
+        self.tiles = TilesInFlight(model.batcher, order.tiles_ahead)
         # Seconds that this thread waited for frames, for tiles, and for the encoder.
         self.seconds = {"decode": 0.0, "denoise": 0.0, "encode": 0.0}
 
     def stop(self) -> None:
         """Ends the decoder's process at once and ``run`` at its next step."""
         with self._lock:
-            self._stopped = True
+            self.tiles.stop()
             if self._reader is not None:
                 self._reader.kill()
-        self._done.put(None)
 
     def run(self) -> ClipAnswer:
         """Returns the restored clip.
@@ -94,18 +88,17 @@ class ClipWork:
             with ClipReader(self._order.limits, self._order.what) as reader:
                 return self._run(reader)
         except Exception:  # whatever broke after ``stop``, broke because the decoder was taken away
-            if self._stopped:
+            if self.tiles.stopped:
                 raise Stopped from None
             raise
         finally:
-            for ticket in self._flight:
-                ticket.abandoned = True
+            self.tiles.abandon()
 
     def _run(self, reader: ClipReader) -> ClipAnswer:
         order, tiling = self._order, self._model.tiling
         with self._lock:
             self._reader = reader
-            if self._stopped:
+            if self.tiles.stopped:
                 raise Stopped
         with self._timed("decode"):
             header = reader.begin(order.data)
@@ -150,45 +143,24 @@ class ClipWork:
         """The kept frames of a window, (kept, H, W, 3)."""
         restored = np.empty((window.count, tiles.height, tiles.width, 3), np.uint8)
         blender = Blender(tiles, window.count * 3)
-        waiting = deque(tiles)
-        while waiting or self._flight:
-            if self._stopped:
-                raise Stopped
-            if waiting and len(self._flight) < self._order.tiles_ahead and blender.has_room(waiting[0]):
-                self._send(waiting.popleft(), tiles, frames, sigma)
-            else:
-                self._receive(blender, window, restored)
+
+        def cut(tile: Tile) -> Pixels:
+            row = np.empty(self._model.row, np.uint8)  # (T, tile, tile, 4)
+            for place, frame in enumerate(frames):
+                row[place, ..., :3] = tiles.cut(frame.pixels, tile)
+            row[..., 3] = sigma
+            return row
+
+        for tile, clip in self.tiles.restored(tiles, blender, cut):
+            _, side, _, _ = clip.shape
+            # (T, tile, tile, 3) -> (tile, tile, kept, 3) -> (tile, tile, kept * 3)
+            channels = clip[window.kept].transpose(1, 2, 0, 3).reshape(side, side, window.count * 3)
+            for top, left, pixels in blender.add(tile, channels):
+                height, width, _ = pixels.shape
+                # (h, w, kept * 3) -> (kept, h, w, 3)
+                strip = pixels.reshape(height, width, window.count, 3).transpose(2, 0, 1, 3)
+                restored[:, top : top + height, left : left + width] = strip
         return restored
-
-    def _send(self, tile: Tile, tiles: Plan, frames: list[TimedFrame], sigma: int) -> None:
-        row = np.empty(self._model.row, np.uint8)  # (T, tile, tile, 4)
-        for place, frame in enumerate(frames):
-            row[place, ..., :3] = tiles.cut(frame.pixels, tile)
-        row[..., 3] = sigma
-        ticket = Ticket(self._done.put)
-        ticket.pixels = row
-        self._flight[ticket] = tile
-        self._model.batcher.expect()
-        self._model.batcher.put(ticket)
-
-    def _receive(self, blender: Blender, window: Window, restored: npt.NDArray[np.uint8]) -> None:
-        ticket = self._done.get()
-        if ticket is None:
-            raise Stopped
-        tile = self._flight.pop(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.result is not None, "a ticket without an error has a result"
-        self.waits_s.append(ticket.queue_s)
-        self.runs_s.append(ticket.infer_s)
-        _, side, _, _ = ticket.result.shape
-        # (T, tile, tile, 3) -> (tile, tile, kept, 3) -> (tile, tile, kept * 3)
-        channels = ticket.result[window.kept].transpose(1, 2, 0, 3).reshape(side, side, window.count * 3)
-        for top, left, pixels in blender.add(tile, channels):
-            height, width, _ = pixels.shape
-            # (h, w, kept * 3) -> (kept, h, w, 3)
-            strip = pixels.reshape(height, width, window.count, 3).transpose(2, 0, 1, 3)
-            restored[:, top : top + height, left : left + width] = strip
 
 
 def measured_sigma(frames: Sequence[RgbFrame]) -> float:

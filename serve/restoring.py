@@ -1,25 +1,20 @@
 """Restoring one photograph: its tiles go through the model's batcher, a few at a time, and come back as strips.
 
 The thread that restores a photograph cuts and blends; the model runs in the batcher's threads, where tiles of all
-requests queue up together. A photograph has at most ``ahead`` tiles there at a time, so that a large one leaves room
-for the next: whoever comes second waits for no more than those.
+requests queue up together.
 """
 
 import time
-from queue import SimpleQueue
 
 from serve.batcher import Batcher
 from serve.errors import TooLarge
 from serve.photograph import Photograph
-from serve.ticket import Ticket
+from serve.tiles_in_flight import TilesInFlight
 from skipvit.manifest import Tiling
 from skipvit.tiling import Blender, Plan, Tile, plan
+from skipvit.transforms import Pixels
 
 _TIMES_THE_LARGEST = 4
-
-
-class Stopped(Exception):
-    """Nobody wants the result any more."""
 
 
 def plan_for(width: int, height: int, tiling: Tiling, max_pixels: int) -> Plan:
@@ -44,20 +39,13 @@ class Restoration:
     """One photograph in the hands of a model. ``run`` blocks; ``stop`` may be called from another thread."""
 
     def __init__(self, batcher: Batcher, tiles: Plan, ahead: int) -> None:
-        self._batcher = batcher
         self._plan = tiles
-        self._ahead = ahead
-        self._done: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._flight: dict[Ticket, Tile] = {}
-        self._stopped = False
-        self.waits_s: list[float] = []  # of each tile, for the engine
-        self.runs_s: list[float] = []  # of each tile in the engine
+        self.tiles = TilesInFlight(batcher, ahead)
         self.seconds = 0.0
 
     def stop(self) -> None:
         """Ends ``run`` soon; tiles that no engine has taken yet are dropped."""
-        self._stopped = True
-        self._done.put(None)
+        self.tiles.stop()
 
     def run(self, photograph: Photograph) -> None:
         """Restores the photograph in place.
@@ -67,42 +55,15 @@ class Restoration:
             Stopped: ``stop`` was called.
         """
         started = time.perf_counter()
+        blender = Blender(self._plan)
+
+        def cut(tile: Tile) -> Pixels:
+            return self._plan.fit(photograph.region(tile.box), tile)
+
         try:
-            self._run(photograph)
+            for tile, pixels in self.tiles.restored(self._plan, blender, cut):
+                for strip in blender.add(tile, pixels):
+                    photograph.write(strip)
         finally:
             self.seconds = time.perf_counter() - started
-            for ticket in self._flight:
-                ticket.abandoned = True
-
-    def _run(self, photograph: Photograph) -> None:
-        blender = Blender(self._plan)
-        tiles = iter(self._plan)
-        upcoming = next(tiles, None)
-        while upcoming or self._flight:
-            if self._stopped:
-                raise Stopped
-            if upcoming and len(self._flight) < self._ahead and blender.has_room(upcoming):
-                self._send(upcoming, photograph)
-                upcoming = next(tiles, None)
-            else:
-                self._receive(blender, photograph)
-
-    def _send(self, tile: Tile, photograph: Photograph) -> None:
-        ticket = Ticket(self._done.put)
-        ticket.pixels = self._plan.fit(photograph.region(tile.box), tile)
-        self._flight[ticket] = tile
-        self._batcher.expect()
-        self._batcher.put(ticket)
-
-    def _receive(self, blender: Blender, photograph: Photograph) -> None:
-        ticket = self._done.get()
-        if ticket is None:
-            raise Stopped
-        tile = self._flight.pop(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        assert ticket.result is not None, "a ticket without an error has a result"
-        self.waits_s.append(ticket.queue_s)
-        self.runs_s.append(ticket.infer_s)
-        for strip in blender.add(tile, ticket.result):
-            photograph.write(strip)
+            self.tiles.abandon()
