@@ -5,10 +5,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-NO_CHROMIUM = "no Chromium here: apt install chromium to run the page's tests"
+IN_A_BROWSER = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium to run the page's tests"),
+    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
+]
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -66,8 +71,13 @@ def draw(page: Any, strokes: Strokes, *, left: float = 0.25, top: float = 0.15, 
         page.mouse.up()
 
 
+def done(page: Any) -> None:
+    """Waits for an answer to be on the page."""
+    page.wait_for_selector("body[data-state=done]")
+
+
 def answered(page: Any) -> str:
     """Waits for an answer to be on the page, and returns its best label."""
-    page.wait_for_selector("body[data-state=done]")
+    done(page)
     label: str = page.locator("#bars li").first.get_attribute("data-label")
     return label

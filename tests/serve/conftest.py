@@ -1,14 +1,18 @@
-"""A model repository with a tiny classifier and a tiny denoiser, and a real server that serves them."""
+"""Model repositories of tiny models, real servers that serve them, a stub of one, and a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve.repository import Repository
 from serve.settings import Settings
+from tests.serve.browser import chromium
+from tests.serve.denoiser_stub import StubServer, stub_site
 from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import over_socket, write_model
+from tests.serve.video_denoisers import write_video_denoiser
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +23,41 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def video_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Video denoisers of every kind, and a classifier that comes first by name."""
+    root = tmp_path_factory.mktemp("video-models")
+    write_model(root)
+    write_video_denoiser(root, "steady", "identity")
+    write_video_denoiser(root, "the-map", "map")
+    write_video_denoiser(root, "the-places", "places")
+    return root
+
+
 @pytest.fixture(scope="module")
 def url(models_dir: Path) -> Iterator[str]:
     """A real server with the tiny models."""
     settings = Settings(decode_threads=2, tile_threads=2, access_log=False)
     with over_socket(Repository.open(models_dir, settings), settings) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def video_url(video_models: Path) -> Iterator[str]:
+    """A real server with the video denoisers."""
+    settings = Settings(decode_threads=1, tile_threads=2, access_log=False)
+    with over_socket(Repository.open(video_models, settings), settings) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[tuple[str, StubServer]]:
+    """The page, before a server whose denoisers can be told to be slow."""
+    with stub_site() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser

@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from skipvit.publishing import hashes_of, new_version, write_atomically
 from skipvit.transforms import Pixels, Preprocessing
 
 CLASSES = 10
+Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]
 
 
 def brightness_model(
@@ -120,6 +121,17 @@ async def in_process(repository: Repository, settings: Settings) -> AsyncIterato
             while repository.state == "warming":
                 await asyncio.sleep(0.005)
             yield client
+
+
+def run(root: Path, scenario: Scenario, settings: Settings | None = None) -> None:
+    """Plays a scenario with a client of the repository in ``root``, in process."""
+    settings = settings or Settings(decode_threads=2, tile_threads=2)
+
+    async def main() -> None:
+        async with in_process(Repository.open(root, settings), settings) as client:
+            await scenario(client)
+
+    asyncio.run(main())
 
 
 @contextmanager

@@ -13,13 +13,10 @@ import pytest
 
 from serve.repository import Repository
 from serve.settings import Settings
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, draw, opened
+from tests.serve.browser import IN_A_BROWSER, done, draw, opened
 from tests.serve.servers import CLASSES, brightness_model, over_socket, png, write_model
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
-]
+pytestmark = IN_A_BROWSER
 
 SEVEN = [[(0.0, 0.0), (1.0, 0.0), (0.4, 1.0)]]
 LONG = "zz_a_name_that_is_wider_than_the_screen_of_a_phone"
@@ -39,12 +36,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 def link(other: str, model: str = "digits") -> str:
@@ -70,10 +61,6 @@ def best(page: Any, side: int) -> str:
 
 def verdict(page: Any) -> str:
     return str(page.locator("#verdict").inner_text())
-
-
-def done(page: Any) -> None:
-    page.wait_for_selector("body[data-state=done]")
 
 
 def edit_infer(page: Any, times: dict[str, list[float]], batch_size: int = 1) -> list[str]:

@@ -1,9 +1,7 @@
 """POST /v1/denoise, in process: the ways to ask for a restored picture, and what is refused."""
 
-import asyncio
 import base64
 import io
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -15,13 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.tiling import reflected
 from tests.serve.denoisers import write_denoiser
-from tests.serve.servers import encoded, in_process, png, write_model
+from tests.serve.servers import encoded, png, run, write_model
 
-SETTINGS = Settings(decode_threads=1, tile_threads=2)
 DENOISE = "/v1/denoise"
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,14 +31,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_denoiser(root, "inverse", "inverse")
     write_denoiser(root, "soft", "blur")
     return root
-
-
-def run(root: Path, scenario: Callable[[httpx.AsyncClient], Awaitable[None]], knobs: Settings = SETTINGS) -> None:
-    async def main() -> None:
-        async with in_process(Repository.open(root, knobs), knobs) as client:
-            await scenario(client)
-
-    asyncio.run(main())
 
 
 def noise(height: int, width: int, channels: int = 3) -> Pixels:

@@ -12,27 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, opened
-from tests.serve.denoiser_stub import SIDE, StubServer, blurred, sample, stub_site
+from tests.serve.browser import IN_A_BROWSER, done, opened
+from tests.serve.denoiser_stub import SIDE, StubServer, blurred, sample
 from tests.serve.servers import encoded, wait_until
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
-]
+pytestmark = IN_A_BROWSER
 LINK = "/?model=blur"
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[tuple[str, StubServer]]:
-    with stub_site() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -48,10 +33,6 @@ def page(browser: Any, stub: tuple[str, StubServer], server: StubServer) -> Iter
     with opened(browser, stub[0], LINK, accept_downloads=True) as page:
         done(page)
         yield page
-
-
-def done(page: Any) -> None:
-    page.wait_for_selector("body[data-state=done]")
 
 
 def sigma(page: Any, value: int) -> None:

@@ -11,15 +11,12 @@ from PIL import Image
 from serve.repository import Repository
 from serve.settings import Settings
 from tests.serve import clips
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw, opened
+from tests.serve.browser import IN_A_BROWSER, answered, chromium, done, draw, opened
 from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import encoded, over_socket, write_model
 from tests.serve.video_denoisers import write_video_denoiser
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
-]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +33,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         opened(browser, url, "/?model=mean", accept_downloads=True) as page,
     ):
         yield page
-
-
-def done(page: Any) -> None:
-    page.wait_for_selector("body[data-state=done]")
 
 
 def choose(page: Any, name: str, data: bytes) -> None:

@@ -14,13 +14,10 @@ from PIL import Image
 
 from serve.repository import Repository
 from serve.settings import Settings
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, answered, chromium, draw, opened
+from tests.serve.browser import IN_A_BROWSER, answered, draw, opened
 from tests.serve.servers import over_socket, png, write_model
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
-]
+pytestmark = IN_A_BROWSER
 
 SEVEN = [[(0.0, 0.0), (1.0, 0.0), (0.4, 1.0)]]
 ONE = [[(0.5, 0.0), (0.5, 1.0)]]
@@ -35,12 +32,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -11,26 +11,11 @@ import numpy as np
 import pytest
 
 from tests.serve import clips
-from tests.serve.browser import CHROMIUM, NO_CHROMIUM, chromium, opened
-from tests.serve.denoiser_stub import StubServer, sample, stub_site
+from tests.serve.browser import IN_A_BROWSER, done, opened
+from tests.serve.denoiser_stub import StubServer, sample
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
-    pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
-]
+pytestmark = IN_A_BROWSER
 LINK = "/?model=clips"
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[tuple[str, StubServer]]:
-    with stub_site() as stub:
-        yield stub
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -48,10 +33,6 @@ def clip() -> bytes:
 
 def choose(page: Any, data: bytes, name: str = "my pan.webm", kind: str = "video/webm") -> None:
     page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": data})
-
-
-def done(page: Any) -> None:
-    page.wait_for_selector("body[data-state=done]")
 
 
 # Every state of the progress, however short: what the status says, and how full the bar is.
