@@ -1,7 +1,8 @@
-"""Pictures in pairs: noisy/, input/ or lq/, and under the same names clean/, groundtruth/ or gt/.
+"""Pictures in pairs: noisy ones, and clean ones under the same names in a folder beside theirs.
 
-The two folders lie in train/ and again in val/ or test/; where they lie in the folder itself, every tenth pair by name
-is held out.
+Noisy are those in noisy/, input/, input_crops/ or lq/, clean those in clean/, groundtruth/, gt/ or gt_crops/. These
+two folders lie in train/ and again in val/ or test/; where they lie in the folder itself, every tenth pair by name is
+held out.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from train.image_folder import list_pictures
 from train.photographs import NoisyData, PictureFiles
 from train.pictures import DataError
 
-_NOISY, _CLEAN = ("noisy", "input", "lq"), ("clean", "groundtruth", "gt")
+_NOISY = ("noisy", "input", "input_crops", "lq")
+_CLEAN = ("clean", "groundtruth", "gt", "gt_crops")
 
 
 def paired_folder(root: str) -> NoisyData:

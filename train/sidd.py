@@ -1,6 +1,7 @@
 """The Smartphone Image Denoising Dataset (Abdelhamed et al., CVPR 2018), as it is distributed or cut into patches.
 
     train/input/*.png  train/groundtruth/*.png                              patches, as train/cut_patches.py makes them
+    train/input_crops/*.png  train/gt_crops/*.png                           or as NAFNet and others name them
     SIDD_Medium_Srgb/Data/<instance>/<number>_{NOISY,GT}_SRGB_<nnn>.PNG     or whole pictures of 15 to 20 megapixels
 
     ValidationNoisyBlocksSrgb.mat  ValidationGtBlocksSrgb.mat               1280 blocks of 256 x 256, held out
@@ -76,7 +77,7 @@ def whole_pictures(base: Path) -> PictureFiles:
     folder = next((base / p for p in ("SIDD_Medium_Srgb/Data", "Data") if (base / p).is_dir()), None)
     if folder is None:
         raise DataError(f"{base} has neither train/input/ and train/groundtruth/ nor SIDD_Medium_Srgb/Data/ in it")
-    clean = tuple(sorted(folder.glob("*/*_GT_SRGB_*.PNG")))
+    clean = tuple(sorted(path for path in folder.glob("*/*_GT_SRGB_*") if path.suffix.lower() == ".png"))
     noisy = tuple(path.with_name(path.name.replace("_GT_SRGB_", "_NOISY_SRGB_")) for path in clean)
     if not clean:
         raise DataError(f"{folder} holds no <instance>/*_GT_SRGB_*.PNG; unpack SIDD_Medium_Srgb.zip there")

@@ -82,8 +82,8 @@ def test_grey_and_16_bit_pictures_are_read(tmp_path: Path) -> None:
     assert [(d.open(0).clean == 77).all() for d in (data.train, data.held_out)] == [True, True]
 
 
-@pytest.mark.parametrize("noisy", ["noisy", "input", "lq"])
-@pytest.mark.parametrize("clean", ["clean", "groundtruth", "gt"])
+@pytest.mark.parametrize("noisy", ["noisy", "input", "input_crops", "lq"])
+@pytest.mark.parametrize("clean", ["clean", "groundtruth", "gt", "gt_crops"])
 def test_pairs_by_name(tmp_path: Path, picture: Write, noisy: str, clean: str) -> None:
     for part in ("train", "val"):
         for i in range(2):
@@ -96,6 +96,15 @@ def test_pairs_by_name(tmp_path: Path, picture: Write, noisy: str, clean: str) -
         pair = photographs.open(1)
         assert (pair.clean == np.asarray(Image.open(tmp_path / part / clean / "1.png"))).all()
         assert (pair.noisy == np.asarray(Image.open(tmp_path / part / noisy / "1.png"))).all()
+
+
+def test_endings_in_capitals_are_read(tmp_path: Path, picture: Write) -> None:
+    for name in ("clean/a.PNG", "noisy/a.JPG", "clean/b.Png", "noisy/b.png"):
+        picture(tmp_path / name)
+    data = open_photographs(f"pairs:{tmp_path}")
+    assert (names(data.held_out), names(data.train)) == (["a"], ["b"])
+    data = open_photographs(f"gaussian:{tmp_path / 'clean'}")
+    assert (names(data.held_out), names(data.train)) == (["a"], ["b"])
 
 
 def test_pairs_without_a_split_hold_out_every_tenth(tmp_path: Path, picture: Write) -> None:

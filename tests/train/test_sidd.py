@@ -32,6 +32,12 @@ def test_whole_pictures_and_blocks(tmp_path: Path) -> None:
         assert (pixels == stored[1, 1]).all()
 
 
+def test_pictures_saved_again_may_end_in_small_letters(tmp_path: Path) -> None:
+    for file in (write_sidd(tmp_path) / "SIDD_Medium_Srgb").rglob("*.PNG"):
+        file.rename(file.with_suffix(".png"))
+    assert len(open_photographs(f"sidd:{tmp_path}").train.names) == 4
+
+
 def test_cut_patches_go_before_whole_pictures(tmp_path: Path) -> None:
     write_sidd(tmp_path)
     assert cut_patches([str(tmp_path), "--size", "16", "--each", "5"]) == 0
