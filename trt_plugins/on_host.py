@@ -1,6 +1,7 @@
 """Runs a kernel's own source on the CPU: built by the host's C++ compiler, called on NumPy arrays. For tests.
 
-Built libraries are kept in a folder by the hash of everything they were built from.
+Built libraries are kept in a folder of the user's by the hash of everything they were built from. One launch at a time
+in a process: a block's shared memory is a static array.
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,12 @@ from trt_plugins.plugin_op import KERNELS, Attributes, PluginOp, Scalar
 
 Array = npt.NDArray[Any]
 _GUARD = 64  # elements before and after an output that no kernel may touch
-_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-DSKIPVIT_HOST", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+_POISON = 0xFF  # of every byte of an output before the launch: NaN in each scalar
+_FLAGS = (
+    *("-std=c++17", "-O2", "-fPIC", "-shared", "-DSKIPVIT_HOST", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    "-fvisibility=hidden",  # kernels of two libraries have static arrays of the same name
+    "-U_FORTIFY_SOURCE",  # whose longjmp takes another fiber's stack for a broken one
+)
 
 
 class HostError(Exception):
@@ -38,27 +45,33 @@ def run(op: PluginOp, scalar: Scalar, arrays: Sequence[Array], attributes: Attri
         The output in the dtype of the inputs.
 
     Raises:
-        HostError: no compiler, source that does not compile, or an output written past its end or not whole.
+        HostError: no compiler, source that does not compile, an output written past its end or not whole, or an
+            input that was written to.
     """
     shapes, attributes = [array.shape for array in arrays], attributes or {}
     launch = op.launch(shapes, attributes)
     function = _function(op, scalar, tuple(sorted(op.constants(shapes, attributes).items())))
     shape = op.output_shape(shapes, attributes)
-    size = int(np.prod(shape))
-    room = np.frombuffer(b"\xa5" * arrays[0].itemsize * (size + 2 * _GUARD), arrays[0].dtype).copy()
-    aligned = [_aligned(array) for array in arrays]
-    output = _aligned(room)
+    size, itemsize = int(np.prod(shape)), arrays[0].itemsize
+    inputs = [_aligned(array) for array in arrays]
+    output = _aligned(np.full((size + 2 * _GUARD) * itemsize, _POISON, np.uint8))
     addresses = [
-        *(ctypes.c_void_p(array.ctypes.data) for array in aligned),
+        *(ctypes.c_void_p(array.ctypes.data) for array in inputs),
         *(ctypes.c_int32(number) for number in launch.numbers),
-        ctypes.c_void_p(output.ctypes.data + _GUARD * output.itemsize),
+        ctypes.c_void_p(output.ctypes.data + _GUARD * itemsize),
     ]
     arguments = (ctypes.c_void_p * len(addresses))(*(ctypes.addressof(a) for a in addresses))
     function((ctypes.c_int * 3)(*launch.grid), (ctypes.c_int * 3)(*launch.block), arguments)
-    untouched = np.concatenate([output[:_GUARD], output[_GUARD + size :]])
-    if not np.array_equal(untouched.view(np.uint8), room.view(np.uint8)[: untouched.nbytes]):
+    before, result, after = np.split(output, [_GUARD * itemsize, (_GUARD + size) * itemsize])
+    if (before != _POISON).any() or (after != _POISON).any():
         raise HostError(f"{op.kernel} wrote outside its output {shape}")
-    return output[_GUARD : _GUARD + size].reshape(shape).copy()
+    missing = int((result.reshape(size, itemsize) == _POISON).all(axis=1).sum())
+    if missing:
+        raise HostError(f"{op.kernel} left {missing} of the {size} elements of its output {shape} unwritten")
+    for name, array, given in zip(op.inputs, inputs, arrays, strict=True):
+        if array.tobytes() != given.tobytes():
+            raise HostError(f"{op.kernel} wrote into its input {name}")
+    return result.view(arrays[0].dtype).reshape(shape).copy()
 
 
 def build(op: PluginOp, scalar: Scalar, constants: Mapping[str, int]) -> Path:
@@ -67,15 +80,15 @@ def build(op: PluginOp, scalar: Scalar, constants: Mapping[str, int]) -> Path:
     Raises:
         HostError: there is no compiler, or it refuses the source.
     """
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise HostError("no C++ compiler; install one (Debian: apt install g++) or name one in CXX")
+    compiler = _compiler()
     defines = [f"-DSCALAR_{scalar}", *(f"-D{name}={value}" for name, value in sorted(constants.items()))]
     unit = f'#include "{op.source}"\nHOST_ENTRY({op.entry(scalar)})\n'
-    sources = "".join(path.read_text() for path in sorted(KERNELS.iterdir()) if path.suffix in (".cu", ".cuh", ".h"))
-    key = hashlib.sha256("\0".join([compiler, *_FLAGS, *defines, unit, sources]).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"skipvit-host-kernels-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in sorted(KERNELS.iterdir()) if path.suffix in (".cu", ".cuh", ".h")
+    )
+    parts = [compiler, *_FLAGS, *defines, unit, op.source.read_text(encoding="utf-8"), sources]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = _own_folder()
     library = folder / f"{op.entry(scalar)}-{key}.so"
     if not library.exists():
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as file:
@@ -89,6 +102,26 @@ def build(op: PluginOp, scalar: Scalar, constants: Mapping[str, int]) -> Path:
     return library
 
 
+def _compiler() -> str:
+    named = os.environ.get("CXX")
+    for name in (named,) if named else ("c++", "g++", "clang++"):
+        found = shutil.which(name)
+        if found:
+            return found
+    what = f"CXX names {named}, which is not there" if named else "there is no C++ compiler"
+    raise HostError(f"{what}; install one (Debian: apt install g++) or name one in CXX")
+
+
+def _own_folder() -> Path:
+    """Where libraries are kept. Code is loaded from it, so it must be ours, and nobody else's to write to."""
+    folder = Path(tempfile.gettempdir()) / f"skipvit-host-kernels-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise HostError(f"{folder} is another user's, or open to others; remove it, or name another place in TMPDIR")
+    return folder
+
+
 @functools.cache
 def _function(op: PluginOp, scalar: Scalar, constants: tuple[tuple[str, int], ...]) -> Any:
     return ctypes.CDLL(str(build(op, scalar, dict(constants)))).host_launch
@@ -96,7 +129,7 @@ def _function(op: PluginOp, scalar: Scalar, constants: tuple[tuple[str, int], ..
 
 def _aligned(array: Array) -> Array:
     """A contiguous copy that starts at a multiple of 256 bytes, as GPU memory does."""
-    room = np.empty(array.nbytes + 256, np.uint8)
+    room = np.full(array.nbytes + 512, _POISON, np.uint8)  # NaN for a kernel that reads past an end
     start = -room.ctypes.data % 256
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array

@@ -3,9 +3,12 @@
 // Every thread of a block is a fiber with a stack of its own. A barrier suspends it; when all threads of its block (or of
 // its warp) have come, they go on. Blocks run one after the other, so a static array is a block's shared memory. What a
 // GPU leaves undefined stops the program with a sentence: threads of a block at different barriers, or one that left.
+//
+// Contexts of ucontext.h start the fibers; from then on they switch by setjmp and longjmp, which make no system call.
 #pragma once
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +16,6 @@
 #include <ucontext.h>
 
 #include <utility>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -29,39 +31,50 @@ struct Dim3 {
   int x, y, z;
 };
 
-inline float half_to_float(uint16_t bits) {
-  _Float16 x;
+// Half precision in whole numbers: not every compiler of C++ has a type for it.
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3ffu;
+  uint32_t bits = sign | (exponent + 112u) << 23 | fraction << 13;
+  if (exponent == 31u) bits = sign | 0x7f800000u | fraction << 13;
+  float x;
   memcpy(&x, &bits, sizeof x);
-  return float(x);
+  if (exponent == 0u) x = (sign ? -1.0f : 1.0f) * ldexpf(float(fraction), -24);
+  return x;
 }
 inline uint16_t float_to_half(float x) {
-  const _Float16 half = _Float16(x);
-  uint16_t bits;
-  memcpy(&bits, &half, sizeof bits);
-  return bits;
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7fffu;                       // NaN, as GPUs write it
+  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);     // 65520 and more round to infinity
+  if (magnitude < 0x38800000u)                                       // below 2^-14: multiples of 2^-24
+    return uint16_t(sign | uint32_t(nearbyintf(ldexpf(fabsf(x), 24))));
+  return uint16_t(sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
 }
 
 constexpr int WARP = 32;
+constexpr int MOST_THREADS = 1024;  // of a block, on every GPU
 constexpr size_t STACK = 64 << 10;
 enum class State { ready, at_warp_barrier, at_block_barrier, done };
 
 struct Fiber {
-  ucontext_t context;
+  jmp_buf at;
   State state;
+  bool started;
+  ucontext_t start;
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
-  std::vector<char> stacks;
-  ucontext_t scheduler;
-  int current = 0;
-  void (*body)(void*) = nullptr;
-  void* closure = nullptr;
+  jmp_buf scheduler;
+  int threads, current;
+  void (*body)(void*);
+  void* closure;
 };
 
+inline Fiber fibers[MOST_THREADS];
 inline Block block;
 inline Dim3 thread_idx, block_idx, block_dim, grid_dim;
-alignas(16) inline unsigned char exchange[WARP * 64][16];  // what the lanes of each warp show each other
+alignas(16) inline unsigned char exchange[MOST_THREADS][16];  // what the lanes of each warp show each other
 
 inline void stop(const char* sentence) {
   fprintf(stderr, "kernel on the host: %s (block %d %d %d)\n", sentence, block_idx.x, block_idx.y, block_idx.z);
@@ -69,20 +82,35 @@ inline void stop(const char* sentence) {
 }
 
 inline void suspend(State state) {
-  Fiber& fiber = block.fibers[size_t(block.current)];
+  Fiber& fiber = fibers[block.current];
   fiber.state = state;
-  swapcontext(&fiber.context, &block.scheduler);
+  if (_setjmp(fiber.at) == 0) _longjmp(block.scheduler, 1);
 }
 
-inline void enter() {
-  block.body(block.closure);
-  block.fibers[size_t(block.current)].state = State::done;
+// What a fiber does for as long as the program runs: this thread of one block, then of the next.
+inline void work() {
+  for (;;) {
+    block.body(block.closure);
+    suspend(State::done);
+  }
 }
 
 inline void resume(int index) {
+  Fiber& fiber = fibers[index];
   block.current = index;
   thread_idx = {index % block_dim.x, index / block_dim.x % block_dim.y, index / (block_dim.x * block_dim.y)};
-  swapcontext(&block.scheduler, &block.fibers[size_t(index)].context);
+  if (_setjmp(block.scheduler)) return;
+  if (fiber.started) _longjmp(fiber.at, 1);
+  fiber.started = true;
+  setcontext(&fiber.start);
+}
+
+inline void prepare(Fiber& fiber) {
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = malloc(STACK);
+  fiber.start.uc_stack.ss_size = STACK;
+  if (!fiber.start.uc_stack.ss_sp) stop("no memory for another thread");
+  makecontext(&fiber.start, work, 0);
 }
 
 // Runs the threads first..last until each is at a block's barrier or done; releases barriers of the warp on the way.
@@ -90,35 +118,25 @@ inline void run_warp(int first, int last) {
   for (bool again = true; again;) {
     int waiting = 0, others = 0;
     for (int i = first; i < last; ++i) {
-      Fiber& fiber = block.fibers[size_t(i)];
-      if (fiber.state == State::ready) resume(i);
-      fiber.state == State::at_warp_barrier ? ++waiting : ++others;
+      if (fibers[i].state == State::ready) resume(i);
+      fibers[i].state == State::at_warp_barrier ? ++waiting : ++others;
     }
     if (waiting && others) stop("threads of one warp are at different barriers, or some have left");
     again = waiting > 0;
-    for (int i = first; again && i < last; ++i) block.fibers[size_t(i)].state = State::ready;
+    for (int i = first; again && i < last; ++i) fibers[i].state = State::ready;
   }
 }
 
-inline void run_block(int threads) {
-  block.fibers.resize(size_t(threads));
-  block.stacks.resize(size_t(threads) * STACK);
-  for (int i = 0; i < threads; ++i) {
-    Fiber& fiber = block.fibers[size_t(i)];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = block.stacks.data() + size_t(i) * STACK;
-    fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = &block.scheduler;
-    makecontext(&fiber.context, enter, 0);
-    fiber.state = State::ready;
-  }
+inline void run_block() {
+  const int threads = block.threads;
+  for (int i = 0; i < threads; ++i) fibers[i].state = State::ready;
   for (;;) {
     int waiting = 0, done = 0;
     for (int first = 0; first < threads; first += WARP) run_warp(first, first + WARP < threads ? first + WARP : threads);
-    for (const Fiber& fiber : block.fibers) fiber.state == State::done ? ++done : ++waiting;
+    for (int i = 0; i < threads; ++i) fibers[i].state == State::done ? ++done : ++waiting;
     if (!waiting) return;
     if (done) stop("some threads left while others wait at __syncthreads");
-    for (Fiber& fiber : block.fibers) fiber.state = State::ready;
+    for (int i = 0; i < threads; ++i) fibers[i].state = State::ready;
   }
 }
 
@@ -141,11 +159,15 @@ void launch(void (*kernel)(A...), const int* grid, const int* threads, void** ar
   };
   grid_dim = {grid[0], grid[1], grid[2]};
   block_dim = {threads[0], threads[1], threads[2]};
+  block.threads = threads[0] * threads[1] * threads[2];
+  if (block.threads < 1 || block.threads > MOST_THREADS) stop("a block has 1 to 1024 threads");
+  for (int i = 0; i < block.threads; ++i)
+    if (!fibers[i].started) prepare(fibers[i]);
   for (int z = 0; z < grid[2]; ++z)
     for (int y = 0; y < grid[1]; ++y)
       for (int x = 0; x < grid[0]; ++x) {
         block_idx = {x, y, z};
-        run_block(threads[0] * threads[1] * threads[2]);
+        run_block();
       }
 }
 
@@ -154,6 +176,7 @@ template <class T>
 T exchange_lanes(T mine, int from) {
   static_assert(sizeof(T) <= sizeof exchange[0], "too large to be exchanged");
   const int thread = block.current, first = thread / WARP * WARP;
+  if (first + from >= block.threads) stop("a lane asks one that its warp does not have");
   memcpy(exchange[thread], &mine, sizeof mine);
   suspend(State::at_warp_barrier);
   T theirs;
@@ -188,7 +211,8 @@ inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }
 
 // Gives Python a kernel by name: arguments as for cuLaunchKernel.
-#define HOST_ENTRY(kernel)                                                                      \
-  extern "C" void host_launch(const int* grid, const int* threads, void** arguments) {          \
-    host::launch(kernel, grid, threads, arguments);                                             \
+#define HOST_ENTRY(kernel)                                                                                \
+  extern "C" __attribute__((visibility("default"))) void host_launch(const int* grid, const int* threads, \
+                                                                     void** arguments) {                  \
+    host::launch(kernel, grid, threads, arguments);                                                       \
   }
