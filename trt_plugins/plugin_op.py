@@ -39,6 +39,7 @@ class PluginOp:
         ranks: dimensions that each input may have.
         output_shape, launch: functions of the inputs' shapes and the attributes.
         constants: macros that the kernel is compiled with, of dims that an engine knows when it is built.
+        folder: where the kernel's file lies, for an op that is kept outside this package.
     """
 
     name: str
@@ -49,11 +50,12 @@ class PluginOp:
     output_shape: Callable[[Shapes, Attributes], tuple[Dim, ...]]
     launch: Callable[[Shapes, Attributes], Launch]
     constants: Callable[[Shapes, Attributes], dict[str, int]] = field(default=lambda shapes, attributes: {})
+    folder: Path = KERNELS
 
     @property
     def source(self) -> Path:
         """The kernel's file."""
-        return KERNELS / f"{self.kernel}.cu"
+        return self.folder / f"{self.kernel}.cu"
 
     def entry(self, scalar: Scalar) -> str:
         """Name of the compiled kernel."""
