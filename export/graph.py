@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from export import ops
 from export.deploy import DeployClassifier
-from export.ops.domain import DOMAIN, VERSION
+from export.ops.domain import DOMAIN, VERSION, NodeOp
 
 MIN_OPSET, MAX_OPSET = 18, 20
 INPUT, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
 _MAX_BATCH = 4096
-_OPS = (ops.token_dwconv_gelu, ops.eca_gate, ops.static_attention, ops.token_pyramid, ops.reused_attention)
 
 
 def to_graph(model: DeployClassifier, height: int, width: int, opset: int = MAX_OPSET) -> onnx.ModelProto:
@@ -38,6 +37,7 @@ def module_to_graph(
     outputs: Sequence[str],
     opset: int = MAX_OPSET,
     dynamic: Mapping[int, Any] | None = None,
+    node_ops: Sequence[NodeOp] = ops.ALL,
 ) -> onnx.ModelProto:
     """Exports any module; our ops in it become nodes of domain skipvit with their bodies beside them.
 
@@ -47,6 +47,7 @@ def module_to_graph(
             fixed.
         outputs: names to give the outputs, in order.
         dynamic: further dynamic axes, the same for each input: axis to ``torch.export.Dim``, or a multiple of one.
+        node_ops: the torch ops to write as nodes of ours.
 
     Raises:
         ValueError: the opset is outside 18..20.
@@ -66,13 +67,13 @@ def module_to_graph(
             dynamic_shapes=tuple({0: batch, **(dynamic or {})} for _ in inputs),
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table={op.TORCH_OP: op.record for op in _OPS},
+            custom_translation_table={op.TORCH_OP: op.record for op in node_ops},
             external_data=False,
             verbose=False,
         )
     assert program is not None
     graph = program.model_proto
-    _add_bodies(graph, opset)
+    _add_bodies(graph, opset, node_ops)
     _strip(graph)
     onnx.checker.check_model(graph, full_check=True)
     return graph
@@ -83,9 +84,9 @@ def _quiet_exporter() -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
 
 
-def _add_bodies(graph: onnx.ModelProto, opset: int) -> None:
+def _add_bodies(graph: onnx.ModelProto, opset: int, node_ops: Sequence[NodeOp]) -> None:
     used = {node.op_type for node in graph.graph.node if node.domain == DOMAIN}
-    graph.functions.extend(op.body(opset) for op in _OPS if op.NAME in used)
+    graph.functions.extend(op.body(opset) for op in node_ops if op.NAME in used)
     if used and DOMAIN not in {imported.domain for imported in graph.opset_import}:
         graph.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
 

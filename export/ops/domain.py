@@ -4,7 +4,8 @@ A node carries ``plugin_namespace`` and ``plugin_version``, so TensorRT takes th
 registered; otherwise TensorRT, like ONNX Runtime, runs the FunctionProto of the same name.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import onnx
 from onnx.defs import OpSchema
@@ -15,6 +16,26 @@ VERSION = 1
 PLUGIN_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 
 _FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
+
+
+class NodeOp(Protocol):
+    """What a module has that says how a torch op is written to ONNX; export/ops/eca_gate.py is one.
+
+    Attributes:
+        NAME: of the node.
+        TORCH_OP: the overload that it stands for, such as ``torch.ops.skipvit.eca_gate.default``.
+        record: makes the node in place of a call of the torch op, with the arguments of that call.
+        body: the op over standard nodes, for an opset.
+    """
+
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def TORCH_OP(self) -> Any: ...
+    @property
+    def record(self) -> Callable[..., Any]: ...
+    @property
+    def body(self) -> Callable[[int], onnx.FunctionProto]: ...
 
 
 def node_op(name: str, inputs: list[str], attributes: dict[str, Any]) -> Op:
