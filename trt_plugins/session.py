@@ -1,32 +1,30 @@
 """Runs an engine: buckets of batch sizes with a CUDA graph each, and two batches in flight.
 
-One class for TensorRT and TensorRT-RTX, without torch. Nothing here is imported unless an engine is asked for.
+One class for TensorRT and TensorRT-RTX, without torch. While one batch computes, the other is copied in or out, and
+whoever calls ``Session.run`` waits for its own only.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from trt_plugins.engine_plan import EngineError
+from trt_plugins.device_memory import DeviceBackend, Memory, open_memory
+from trt_plugins.engine_plan import EngineError, Plan, read_plan
+from trt_plugins.engine_slot import Array, EngineTensor, Slot
+from trt_plugins.engine_tensors import ContextMaker, buckets_of, find_inputs, find_outputs
 from trt_plugins.flavors import Tensorrt
 
 __all__ = ["EngineError", "EngineTensor", "Session", "open_session"]
 
-Array = npt.NDArray[Any]
-Memory = Literal["auto", "cuda-core", "pycuda"]
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class EngineTensor:
-    """An input or output of an engine: ``row`` is its shape without the batch, as this session runs it."""
-
-    name: str
-    dtype: np.dtype[Any]
-    row: tuple[int, ...]
+IN_FLIGHT = 2
+_CLOSE_S = 30.0
 
 
 class Session:
@@ -39,23 +37,102 @@ class Session:
         gpu: name of the GPU.
     """
 
-    inputs: tuple[EngineTensor, ...]
-    outputs: tuple[EngineTensor, ...]
-    max_batch: int
-    buckets: tuple[int, ...]
-    gpu: str
+    def __init__(
+        self, plan: Plan, memory: DeviceBackend, inputs: Sequence[EngineTensor], outputs: Sequence[EngineTensor],
+        buckets: tuple[int, ...], slots: Sequence[Slot],
+    ) -> None:  # fmt: skip
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.buckets, self.max_batch = buckets, buckets[-1]
+        self.gpu = memory.gpu
+        self._plan: Plan | None = plan
+        self._memory = memory
+        self._slots = list(slots)
+        self._free = list(slots)
+        self._changed = threading.Condition()
+        self._refusal = ""
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    @property
+    def lost(self) -> bool:
+        """Whether the GPU failed in a way that only a new process cures."""
+        return self._refusal.startswith("the GPU")
+
+    def run(self, inputs: Mapping[str, Array | Sequence[Array]]) -> dict[str, Array]:
         """Runs rows (B, ...) of every input, and returns those of every output; blocks until they are there.
+
+        An input may also be a sequence of B rows, which are then copied once instead of twice.
 
         Raises:
             ValueError: names, dtypes or shapes are not the engine's, or B is not 1 to ``max_batch``.
             EngineError: the engine failed, or the session is closed.
         """
-        raise EngineError("engines need an NVIDIA GPU")
+        rows = self._checked(inputs)
+        slot = self._take()
+        try:
+            with self._memory.current():
+                return self._run(slot, inputs, rows)
+        finally:
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify()
+
+    def _run(self, slot: Slot, inputs: Mapping[str, Array | Sequence[Array]], rows: int) -> dict[str, Array]:
+        try:
+            return slot.run(self.buckets[bisect_left(self.buckets, rows)], inputs, rows)
+        except Exception as error:  # TensorRT's, the memory backend's and the driver's errors have no common base
+            try:
+                slot.recover()
+            except Exception:
+                self._refuse(f"the GPU no longer answers ({_words(error)}); restart this program, and see nvidia-smi")
+                raise EngineError(self._refusal) from error
+            raise EngineError(f"a batch of {rows} failed: {_words(error)}") from error
+
+    def _checked(self, inputs: Mapping[str, Array | Sequence[Array]]) -> int:
+        names = {tensor.name for tensor in self.inputs}
+        if set(inputs) != names:
+            raise ValueError(f"the engine takes {sorted(names)}, got {sorted(inputs)}")
+        sizes = {len(given) for given in inputs.values()}
+        rows = sizes.pop()
+        if sizes or not 1 <= rows <= self.max_batch:
+            raise ValueError(f"the engine takes 1 to {self.max_batch} rows of every input, got {rows} {list(sizes)}")
+        for tensor in self.inputs:
+            given = inputs[tensor.name]
+            for part, row in ((given, given.shape[1:]),) if isinstance(given, np.ndarray) else _each(given):
+                if part.dtype != tensor.dtype or row != tensor.row:
+                    raise ValueError(
+                        f"rows of {tensor.name!r} are {tensor.dtype} {list(tensor.row)}, got {part.dtype} {list(row)}"
+                    )
+        return rows
+
+    def _take(self) -> Slot:
+        with self._changed:
+            while not self._free and not self._refusal:
+                self._changed.wait()
+            if self._refusal:
+                raise EngineError(self._refusal)
+            return self._free.pop()
+
+    def _refuse(self, why: str) -> None:
+        with self._changed:
+            self._refusal = self._refusal or why
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Waits for the runs in flight and frees everything; harmless when repeated."""
+        self._refuse("the session is closed")
+        deadline = time.monotonic() + _CLOSE_S
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._free) == len(self._slots), deadline - time.monotonic()):
+                logger.error("a batch still runs after %.0f s: its memory is left to the end of the process", _CLOSE_S)
+                return
+            slots, self._slots, self._free = self._slots, [], []
+            plan, self._plan = self._plan, None
+        if plan is None:
+            return
+        with self._memory.current():
+            for slot in slots:
+                slot.close()
+            slots.clear()
+            del slot, plan  # contexts are gone, so the engine goes, and then its runtime
 
 
 def open_session(
@@ -66,7 +143,7 @@ def open_session(
     rows: Mapping[str, tuple[int, ...]] | None = None,
     max_batch: int | None = None,
 ) -> Session:
-    """Opens a plan file, which the caller has verified, on the current GPU, and warms up every bucket.
+    """Opens a plan file, which the caller has verified, on the first visible GPU, and runs every bucket once.
 
     Args:
         memory: who allocates and copies; ``auto`` is cuda-core where installed, else pycuda.
@@ -76,4 +153,42 @@ def open_session(
     Raises:
         EngineError: built by another version, for another GPU, damaged, or there is no GPU; it says what to do.
     """
-    raise EngineError(f"{path} needs an NVIDIA GPU to run; here is none")
+    plan = read_plan(path, tensorrt)
+    return start_session(plan, tensorrt, open_memory(memory), path, rows=rows or {}, max_batch=max_batch)
+
+
+def start_session(
+    plan: Plan,
+    tensorrt: Tensorrt,
+    memory: DeviceBackend,
+    path: Path,
+    *,
+    rows: Mapping[str, tuple[int, ...]],
+    max_batch: int | None,
+) -> Session:
+    """A session of an engine and a memory that are open already; see `open_session`."""
+    slots: list[Slot] = []
+    with memory.current():
+        try:
+            inputs = find_inputs(plan.engine, tensorrt.module, rows)
+            buckets = buckets_of(plan.engine, tensorrt.module, max_batch)
+            maker = ContextMaker(plan.engine, tensorrt.module)
+            outputs = find_outputs(plan.engine, tensorrt.module, maker, inputs, buckets[-1])
+            scratch = int(plan.engine.device_memory_size_v2)
+            graphs = memory.has_graphs and not maker.captures
+            for _ in range(IN_FLIGHT):
+                contexts = {bucket: maker() for bucket in buckets}
+                slots.append(Slot(memory, contexts, inputs, outputs, scratch, graphs))
+        except Exception as error:  # as in Session._run
+            for slot in slots:
+                slot.close()
+            raise EngineError(f"{path}: {_words(error)}; TensorRT says: {plan.words()}") from error
+    return Session(plan, memory, inputs, outputs, buckets, slots)
+
+
+def _each(rows: Sequence[Array]) -> list[tuple[Array, tuple[int, ...]]]:
+    return [(row, row.shape) for row in rows]
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,117 @@
+"""Plans that cannot be opened: each cause gives its sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.trt_plugins.fake_gpu import FakeGpu
+from tests.trt_plugins.fake_tensorrt import EngineValidity, classifier, fake_tensorrt
+from trt_plugins import engine_plan
+from trt_plugins.device_memory import open_memory
+from trt_plugins.engine_plan import EngineError, read_plan
+from trt_plugins.flavors import Tensorrt
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> list[Tensorrt]:
+    """The fake has no plugins to register; what was asked for is kept."""
+    asked: list[Tensorrt] = []
+
+    def register(tensorrt: Tensorrt) -> tuple[str, ...]:
+        asked.append(tensorrt)
+        return ()
+
+    monkeypatch.setattr(engine_plan, "register", register)
+    return asked
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "digits" / "1" / "model.fp16.plan"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"plan")
+    return path
+
+
+# What TensorRT and TensorRT-RTX write, as seen here and in NVIDIA/TensorRT's issues; and what the sentence must have.
+REFUSALS = {
+    "version": (
+        "The engine plan file is not compatible with this version of TensorRT, expecting library version 11.4.0.1 got "
+        "10.10.0.31, please rebuild.",
+        "was built by another version; here is TensorRT 9.9.9",
+    ),
+    "gpu": (
+        "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.9, please "
+        "rebuild.",
+        "was built for another GPU",
+    ),
+    "plugin": (
+        "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: TokenDwConvGelu, version: 1, "
+        "namespace:skipvit.)",
+        "needs a plugin that is not registered",
+    ),
+    "no driver": (
+        "Error Code 1: Cuda Runtime (In ScopedCudaStream (cudaError 35: CUDA driver version is insufficient for CUDA "
+        "runtime version))",
+        "there is no NVIDIA GPU or no driver here",
+    ),
+    "memory": ("Error Code 2: OutOfMemory (Requested size was 12884901888 bytes.)", "does not fit"),
+    "damaged": ("Serialization assertion header.magicTag == kEXPECTED_MAGIC_TAG failed.", "is damaged, or no engine"),
+    "else": ("Error Code 9: Internal Error (Assertion x failed.)", "cannot be opened by TensorRT 9.9.9"),
+}
+
+
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_each_refusal_says_what_to_do(plan: Path, cause: str) -> None:
+    words, sentence = REFUSALS[cause]
+    model = classifier()
+    model.refusal = words
+    with pytest.raises(EngineError) as caught:
+        read_plan(plan, fake_tensorrt(FakeGpu(), {b"plan": model}))
+    said = str(caught.value)
+    assert sentence in said
+    assert str(plan) in said
+    assert words[:60] in said, "TensorRT's own words are kept"
+    if cause != "no driver":
+        assert f"skipvit-to-trt --force {plan.parents[1]}" in said
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [(1, "was built by another version; here is TensorRT-RTX 9.9.9"), (2, "was built for another GPU"),
+     (4, "needs a newer NVIDIA driver"), (32, "is damaged"), (0, "cannot be opened by TensorRT-RTX")],
+)  # fmt: skip
+def test_an_invalid_plan_is_refused_by_its_diagnostics(plan: Path, mask: int, sentence: str) -> None:
+    model = classifier()
+    model.validity = (EngineValidity.INVALID, mask)
+    with pytest.raises(EngineError, match=sentence):
+        read_plan(plan, fake_tensorrt(FakeGpu(), {b"plan": model}, "tensorrt-rtx"))
+
+
+def test_a_suboptimal_plan_is_opened_with_a_warning(plan: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = classifier()
+    model.validity = (EngineValidity.SUBOPTIMAL, 0)
+    assert read_plan(plan, fake_tensorrt(FakeGpu(), {b"plan": model}, "tensorrt-rtx")).engine is not None
+    assert "not as fast as it could" in caplog.text
+
+
+def test_plugins_are_registered_before_a_plan_is_read(plan: Path, registered: list[Tensorrt]) -> None:
+    tensorrt = fake_tensorrt(FakeGpu(), {b"plan": classifier()})
+    read_plan(plan, tensorrt)
+    assert registered == [tensorrt]
+
+
+def test_a_missing_plan_names_the_command_that_builds_it(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot be read: .*; build it with skipvit-to-trt --force"):
+        read_plan(tmp_path / "none.plan", fake_tensorrt(FakeGpu(), {}))
+
+
+@pytest.mark.parametrize(("choice", "extra"), [("pycuda", "pycuda"), ("cuda-core", "cuda")])
+def test_a_memory_backend_that_is_not_installed_names_its_extra(
+    choice: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trt_plugins.device_memory.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=rf"{choice} is not installed; run: pip install 'skipvit\[{extra}\]'"):
+        open_memory(choice)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"needs cuda-core or pycuda; run: pip install 'skipvit\[cuda\]'"):
+        open_memory("auto")
