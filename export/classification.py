@@ -9,7 +9,8 @@ import torch
 from export.deploy import DeployClassifier
 from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
 from export.job import DTYPES, Job, Precision
-from export.parity import Floats, compare, torch_logits
+from export.measures import Floats
+from export.parity import compare, torch_logits
 from export.pictures import pictures_for
 from skipvit.manifest import Parity, Tensor
 from skipvit.origin import Origin, check_labels
@@ -47,7 +48,7 @@ class ClassificationJob(Job):
             Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)
         )
         self._classes = classes
-        self._pictures = pictures_for(origin, images)
+        self._pictures = pictures_for(origin.preprocessing, origin.samples, images)
 
     def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
         deployable = DeployClassifier(self.model, self._preprocessing, DTYPES[precision])

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from export.deploy_denoiser import DeployDenoiser
 from export.graph import INPUT, module_to_graph
 from export.job import DTYPES, Job, Precision
+from export.measures import Floats
 from export.noisy_pictures import clean_pictures, noisy_batch
-from export.parity import Floats
 from export.restoration import DENOISED, RESTORED, compare_restored, torch_restored
 from skipvit.denoiser_origin import DenoiserOrigin
 from skipvit.manifest import Parity, Tensor, Tiling
@@ -57,7 +57,7 @@ class DenoisingJob(Job):
             Tensor(name=RESTORED, dtype="float32", shape=(*axes, 3)),
         )
         self._samples = origin.samples
-        self._pictures, self._source = clean_pictures(origin, images)
+        self._pictures, self._source = clean_pictures(list(origin.samples.images) if origin.samples else None, images)
 
     def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
         deployable = DeployDenoiser(self.model, DTYPES[precision])

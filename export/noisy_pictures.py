@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from skipvit.denoiser_origin import DenoiserOrigin
-from skipvit.origin import open_picture, pictures_in
+from skipvit.picture_files import open_picture, pictures_in
 from skipvit.transforms import Pixels, to_rgb
 
 SIGMA = 25.0  # of the noise, in grey levels
@@ -17,7 +16,7 @@ _LARGEST_SIDE = 1024  # of a picture, whose centre is kept
 _SYNTHETIC_PICTURES, _SYNTHETIC_SIDE = 3, 256
 
 
-def clean_pictures(origin: DenoiserOrigin, folder: Path | None) -> tuple[list[Pixels], str]:
+def clean_pictures(samples: Sequence[Pixels] | None, folder: Path | None) -> tuple[list[Pixels], str]:
     """Up to 8 pictures of ``folder`` where one is given, else the checkpoint's, else generated; and in words whence.
 
     Raises:
@@ -27,8 +26,8 @@ def clean_pictures(origin: DenoiserOrigin, folder: Path | None) -> tuple[list[Pi
         paths = pictures_in(folder)[:_MAX_PICTURES]
         pictures = [open_picture(path, _pixels) for path in paths]
         return pictures, f"{len(paths)} pictures of {folder.name}, {_NOISE}"
-    if origin.samples is not None:
-        pictures = list(origin.samples.images[:_MAX_PICTURES])
+    if samples is not None:
+        pictures = list(samples[:_MAX_PICTURES])
         return pictures, f"{len(pictures)} of the checkpoint's pictures, {_NOISE}"
     return _synthetic(), f"{_SYNTHETIC_PICTURES} generated pictures, {_NOISE}"
 
@@ -45,6 +44,18 @@ def noisy_batch(pictures: Sequence[Pixels], count: int, height: int, width: int,
         noise = rng.normal(0.0, SIGMA, clean.shape)
         batch.append(np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8))
     return np.stack(batch)
+
+
+def noisy_clips(pictures: Sequence[Pixels], frames: int, count: int, height: int, width: int, seed: int) -> Pixels:
+    """(count, frames, height, width, 4) uint8: clips, or pictures that stand still, with noise added; and its map."""
+    clips = noisy_batch([_lasting(picture, frames) for picture in pictures], count, height, width, seed)
+    return np.concatenate([clips, np.full_like(clips[..., :1], round(SIGMA))], axis=-1)
+
+
+def _lasting(picture: Pixels, frames: int) -> Pixels:
+    """The first frames of a clip, its mirror image in time where it is too short, or of a picture that stands still."""
+    clip = picture[None] if picture.ndim == 3 else picture
+    return np.pad(clip, [(0, max(0, frames - len(clip))), (0, 0), (0, 0), (0, 0)], mode="symmetric")[:frames]
 
 
 def _fit(picture: Pixels, height: int, width: int) -> Pixels:

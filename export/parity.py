@@ -5,42 +5,26 @@ rewrites; ONNX Runtime runs the file on the CPU, the first picture alone and the
 """
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 from torch import nn
 
 from export.deploy import Normalise
 from export.graph import LOGITS
+from export.measures import Floats, ParityError, open_session
+from export.pictures import Pictures
 from skipvit.manifest import Parity
 from skipvit.transforms import Pixels, Preprocessing
 
-Floats = npt.NDArray[np.float32]
 _BATCH = 16
 # Absolute: largest difference of a logit. Relative: the same over the largest logit, without which a model whose
 # logits are small would pass whatever it gives.
 _FP32_MAX_ABS = 1e-4
 _FP32_MAX_RELATIVE = 1e-4
 _FP16_MAX_RELATIVE = 5e-3
-
-
-class ParityError(Exception):
-    """An exported file strays from its model; the message gives the figures."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the two sides are compared on: (B, H, W, 3) uint8, and in words where they are from."""
-
-    images: Pixels
-    source: str
-    # Generated pictures say nothing of a class, so float16 may round a tie either way; real ones may not.
-    real: bool
 
 
 def torch_logits(model: nn.Module, preprocessing: Preprocessing, images: Pixels) -> Floats:
@@ -52,13 +36,6 @@ def torch_logits(model: nn.Module, preprocessing: Preprocessing, images: Pixels)
             x = torch.from_numpy(images[start : start + _BATCH].copy()).permute(0, 3, 1, 2).float()
             batches.append(model(normalise(x)).float().numpy())
     return np.concatenate(batches)
-
-
-def open_session(path: Path) -> Any:
-    """An ONNX Runtime session of an exported file on the CPU."""
-    options: Any = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its notes on constants it could not fold say nothing of the result
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def onnx_logits(path: Path, images: Pixels) -> Floats:

@@ -1,19 +1,40 @@
 """The pictures that an exported file is compared on: the user's, the checkpoint's, or generated ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from export.parity import Pictures
-from skipvit.origin import Origin, open_picture, pictures_in
-from skipvit.transforms import Preprocessing, stack
+from skipvit.picture_files import open_picture, pictures_in
+from skipvit.transforms import Pixels, Preprocessing, stack
 
 _SYNTHETIC_IMAGES = 16
 _MAX_PICTURES = 256
 
 
-def pictures_for(origin: Origin, folder: Path | None) -> Pictures:
+@dataclass(frozen=True)
+class Pictures:
+    """What the two sides are compared on: (B, H, W, 3) uint8, and in words where they are from."""
+
+    images: Pixels
+    source: str
+    # Generated pictures say nothing of a class, so float16 may round a tie either way; real ones may not.
+    real: bool
+
+
+class Samples(Protocol):
+    """Pictures that a checkpoint brings, of one size, and in words where they are from."""
+
+    @property
+    def images(self) -> Pixels: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+def pictures_for(preprocessing: Preprocessing, samples: Samples | None, folder: Path | None) -> Pictures:
     """Up to 256 pictures of ``folder`` where one is given, else the checkpoint's samples, else generated ones.
 
     Raises:
@@ -21,11 +42,11 @@ def pictures_for(origin: Origin, folder: Path | None) -> Pictures:
     """
     if folder is not None:
         paths = pictures_in(folder)[:_MAX_PICTURES]
-        images = stack([open_picture(path, origin.preprocessing) for path in paths])
+        images = stack([open_picture(path, preprocessing) for path in paths])
         return Pictures(images, f"{len(paths)} pictures of {folder.name}", real=True)
-    if origin.samples is not None:
-        return Pictures(origin.samples.images, origin.samples.source, real=True)
-    return synthetic_pictures(origin.preprocessing)
+    if samples is not None:
+        return Pictures(samples.images, samples.source, real=True)
+    return synthetic_pictures(preprocessing)
 
 
 def synthetic_pictures(preprocessing: Preprocessing) -> Pictures:

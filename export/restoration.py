@@ -1,6 +1,5 @@
 """How near an exported denoiser comes to its model, in dB: the counterpart of export/parity.py for pictures."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,13 @@ import onnxruntime
 import torch
 
 from export.job import Precision
-from export.parity import Floats, ParityError, open_session
+from export.measures import Floats, ParityError, open_session, psnr, rounded
 from skipvit.manifest import Parity
 from skipvit.transforms import Pixels
 
 DENOISED, RESTORED = "denoised", "restored"
 # dB at a peak of 255. 60 are an error of a quarter of a grey level; float32 comes far nearer, or is not the model.
 MIN_PSNR: dict[Precision, float] = {"fp32": 80.0, "fp16": 60.0}
-_MOST_PSNR = 200.0  # what equal outputs count as
-
-
-def psnr(found: Floats, expected: Floats) -> float:
-    """Peak signal-to-noise ratio in dB with a peak of 255, at most 200."""
-    error = float(np.mean((found.astype(np.float64) - expected) ** 2))
-    return _MOST_PSNR if error == 0 else min(_MOST_PSNR, 10 * math.log10(255.0**2 / error))
 
 
 def onnx_restored(path: Path, batches: Sequence[Pixels]) -> list[tuple[Pixels, Floats]]:
@@ -52,7 +44,7 @@ def compare_restored(
     differences = [np.abs(restored - expected) for (_, restored), expected in zip(found, reference, strict=True)]
     worst = min(psnr(restored, expected) for (_, restored), expected in zip(found, reference, strict=True))
     levels = [
-        int(np.abs(denoised.astype(np.int16) - _rounded(expected)).max())
+        int(np.abs(denoised.astype(np.int16) - rounded(expected)).max())
         for (denoised, _), expected in zip(found, reference, strict=True)
     ]
     parity = Parity(
@@ -74,10 +66,6 @@ def compare_restored(
             f"{parity.images} pictures; needed: {parity.tolerance}. Nothing was written. Try fp32, or report the model"
         )
     return parity
-
-
-def _rounded(restored: Floats) -> Floats:
-    return np.clip(np.rint(restored), 0, 255)
 
 
 def torch_restored(model: torch.nn.Module, batches: Sequence[Pixels]) -> list[Floats]:

@@ -8,7 +8,8 @@ from export.job import Job
 from export.video_denoising import VideoDenoisingJob
 from skipvit.denoiser_origin import resolve_denoiser
 from skipvit.manifest import Task
-from skipvit.origin import OriginError, read_labels, resolve, task_of
+from skipvit.origin import read_labels, resolve, task_of
+from skipvit.picture_files import OriginError
 
 
 def open_job(options: argparse.Namespace) -> tuple[Job, str]:

@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
         from export.entry import Plan, export_entry
-        from export.parity import ParityError
+        from export.measures import ParityError
         from export.tasks import open_job
         from skipvit.checkpoints import CheckpointError
-        from skipvit.origin import OriginError
+        from skipvit.picture_files import OriginError
     except ModuleNotFoundError as error:
         print(f"skipvit-to-onnx: {error.name} is not installed; run: pip install 'skipvit[export]'", file=sys.stderr)
         return 1

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from export.denoising import DenoisingJob
-from export.noisy_pictures import SIGMA, noisy_batch
+from export.noisy_pictures import noisy_clips
 from skipvit.manifest import Tiling
 from skipvit.transforms import Pixels
 
@@ -38,11 +37,4 @@ class VideoDenoisingJob(DenoisingJob):
 
     def _batch(self, count: int, height: int, width: int, seed: int) -> Pixels:
         (frames,) = self._leading
-        clips = noisy_batch([_lasting(picture, frames) for picture in self._pictures], count, height, width, seed)
-        return np.concatenate([clips, np.full_like(clips[..., :1], round(SIGMA))], axis=-1)
-
-
-def _lasting(picture: Pixels, frames: int) -> Pixels:
-    """The first frames of a clip, its mirror image in time where it is too short, or of a picture that stands still."""
-    clip = picture[None] if picture.ndim == 3 else picture
-    return np.pad(clip, [(0, max(0, frames - len(clip))), (0, 0), (0, 0), (0, 0)], mode="symmetric")[:frames]
+        return noisy_clips(self._pictures, frames, count, height, width, seed)

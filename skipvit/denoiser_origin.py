@@ -14,7 +14,8 @@ from torch import nn
 from skipvit.checkpoints import DESCRIPTION, CleanSamples, load_model, read_clean_samples
 from skipvit.manifest import Evaluation, Task
 from skipvit.models import create_model
-from skipvit.origin import OriginError, task_of
+from skipvit.origin import task_of
+from skipvit.picture_files import OriginError
 from skipvit.weights import MismatchError, WeightsError, load_weights, read_state
 
 

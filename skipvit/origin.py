@@ -4,14 +4,12 @@ What is shared by the programs that take any model: the model, its preprocessing
 """
 
 import os
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
@@ -29,14 +27,9 @@ from skipvit.manifest import Evaluation, Task
 from skipvit.models import create_model
 from skipvit.models.official import is_official
 from skipvit.models.timm_guard import timm
+from skipvit.picture_files import OriginError
 from skipvit.transforms import Pixels, Preprocessing
 from skipvit.weights import MismatchError, WeightsError, fitted_to, load_weights, read_state
-
-_PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-
-
-class OriginError(Exception):
-    """The model, its weights, labels or pictures cannot be had; the message says what to give instead."""
 
 
 class Samples(NamedTuple):
@@ -248,40 +241,3 @@ def check_labels(labels: Sequence[str], classes: int) -> None:
         raise OriginError(f"the model has {classes} classes, but {len(labels)} labels were given; give one for each")
     if any(len(label.splitlines()) != 1 or not label.strip() for label in labels):
         raise OriginError("a label is empty or has a line break in it; labels.txt holds one a line")
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder and those below it, in the order of their names, not yet opened.
-
-    Raises:
-        OriginError: there is none, or a folder cannot be read.
-    """
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_unreadable):
-        # what is hidden are tools' leftovers, such as macOS's ._photo.jpg
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    paths = sorted(path for path in found if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file())
-    if not paths:
-        raise OriginError(f"{folder} holds no picture ({', '.join(sorted(_PICTURE_SUFFIXES))}); give another folder")
-    return paths
-
-
-def _unreadable(error: OSError) -> None:
-    raise OriginError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or give another folder")
-
-
-def open_picture(path: Path, preprocessing: Callable[[Image.Image], Pixels]) -> Pixels:
-    """One picture as the model takes it, (H, W, 3) uint8; Pillow's limit on pixels bounds what is decoded.
-
-    Args:
-        preprocessing: a classifier's, or any other way from a decoded picture to pixels.
-
-    Raises:
-        OriginError: the file cannot be read as a picture.
-    """
-    try:
-        with Image.open(path) as image:
-            return preprocessing(image)
-    except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError) as error:
-        raise OriginError(f"{path} cannot be read as a picture ({error}); remove it or give other pictures") from None

@@ -16,7 +16,8 @@ from torch import Tensor
 from skipvit.checkpoints import CheckpointError
 from skipvit.complexity import count_params
 from skipvit.models.spec import Spec
-from skipvit.origin import Origin, OriginError, resolve
+from skipvit.origin import Origin, resolve
+from skipvit.picture_files import OriginError
 from skipvit.provenance import commit, machine, versions_of
 from train.analysis_pictures import Chosen, choose_pictures
 from train.analysis_stages import Findings, Stages

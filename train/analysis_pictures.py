@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skipvit.models.timm_guard import timm
-from skipvit.origin import OriginError, open_picture, pictures_in
+from skipvit.picture_files import OriginError, open_picture, pictures_in
 from skipvit.transforms import Pixels, Preprocessing, stack
 from train.pictures import Labels, open_data
 

@@ -12,7 +12,8 @@ from skipvit.checkpoints import CONVERTED_FROM, Checkpoint, save_checkpoint
 from skipvit.complexity import count_params
 from skipvit.models import create_model
 from skipvit.models.official import CONTAINERS, Released, from_official
-from skipvit.origin import OriginError, check_labels, class_names, evaluation_preprocessing, read_labels
+from skipvit.origin import check_labels, class_names, evaluation_preprocessing, read_labels
+from skipvit.picture_files import OriginError
 from skipvit.provenance import commit, versions_of
 from skipvit.publishing import new_folder
 from skipvit.transforms import Preprocessing

@@ -24,7 +24,8 @@ from skipvit.checkpoints import CONVERTED_FROM, DESCRIPTION, Checkpoint, Checkpo
 from skipvit.manifest import Evaluation
 from skipvit.metrics import classification_metrics, softmax
 from skipvit.models import Choices, SkipVisionTransformer, Spec
-from skipvit.origin import Origin, OriginError, resolve
+from skipvit.origin import Origin, resolve
+from skipvit.picture_files import OriginError
 from skipvit.provenance import commit, versions_of
 from train import resume
 from train.batches import seed_everything

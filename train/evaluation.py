@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from skipvit.checkpoints import CheckpointError, read_checkpoint
-from skipvit.origin import OriginError, task_of_name
+from skipvit.origin import task_of_name
+from skipvit.picture_files import OriginError
 from train.denormals import flushed_denormals
 from train.distributed import StrategyError
 from train.pictures import DataError

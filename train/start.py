@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from skipvit.checkpoints import DESCRIPTION, CheckpointError, load_model
 from skipvit.models import SkipVisionTransformer, Spec
 from skipvit.models.timm_guard import timm
-from skipvit.origin import Origin, OriginError, resolve, task_of
+from skipvit.origin import Origin, resolve, task_of
+from skipvit.picture_files import OriginError
 from skipvit.weights import MismatchError, WeightsError, load_weights, read_state
 from train.calibrate import calibrate
 from train.recipe import RecipeError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from skipvit.origin import pictures_in
+from skipvit.picture_files import pictures_in
 from skipvit.transforms import Preprocessing
 from train.image_folder import Files
 from train.pictures import DataError, Labels, Pictures, open_data

@@ -19,8 +19,8 @@ from export import restoration
 from export.denoising import DenoisingJob, plan_tiling, sample_names
 from export.deploy_denoiser import DeployDenoiser
 from export.entry import Plan, export_entry
+from export.measures import ParityError
 from export.noisy_pictures import noisy_batch
-from export.parity import ParityError
 from export.to_onnx import main
 from skipvit import tiling
 from skipvit.artifacts import read_entry

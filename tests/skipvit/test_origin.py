@@ -1,17 +1,13 @@
 """Where models come from: checkpoints, names and weight files, and what each is refused for."""
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from skipvit import origin
 from skipvit.models import create_model
-from skipvit.transforms import Preprocessing
 from tests.skipvit.released_skipat import released
 
 
@@ -53,51 +49,3 @@ def test_a_released_skipat_file_is_sent_to_the_program_for_it(tmp_path: Path) ->
     torch.save({"model": released(16, 4, 2, 3)}, tmp_path / "tiny.t7")
     with pytest.raises(origin.OriginError, match=r"skipvit-convert --from-official .*tiny\.t7 --out FOLDER"):
         origin.resolve("skipat_micro_patch2_8", tmp_path / "tiny.t7", False, {})
-
-
-def test_pictures_are_found_in_order_and_opened_as_the_model_takes_them(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    for name in ("b/2.png", "b/1.PNG", "a.jpg"):
-        Image.new("L", (20, 10), 77).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    paths = origin.pictures_in(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in paths] == ["a.jpg", "b/1.PNG", "b/2.png"]
-    pixels = origin.open_picture(paths[1], Preprocessing(height=4, width=6))
-    np.testing.assert_array_equal(pixels, np.full((4, 6, 3), 77, np.uint8))
-    with pytest.raises(origin.OriginError, match="nowhere cannot be read"):
-        origin.pictures_in(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(origin.OriginError, match="holds no picture"):
-        origin.pictures_in(tmp_path / "empty")
-
-
-def test_what_only_has_a_picture_s_name_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / ".thumbnails").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / ".thumbnails" / "photo.jpg")
-    (tmp_path / "._photo.jpg").write_bytes(b"what macOS leaves on foreign disks")
-    Image.new("RGB", (4, 4)).save(tmp_path / "folder.png" / "photo.jpg")
-    assert origin.pictures_in(tmp_path) == [tmp_path / "folder.png" / "photo.jpg"]
-
-
-def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("open", "closed"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (4, 4)).save(tmp_path / name / "photo.jpg")
-    honest = os.scandir
-
-    def scandir(folder: str) -> object:
-        if str(folder).endswith("closed"):  # as for anybody but root, whose tests these may be
-            raise PermissionError(13, "Permission denied", str(folder))
-        return honest(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(origin.OriginError, match=r"closed cannot be read \(Permission denied\)"):
-        origin.pictures_in(tmp_path)
-
-
-def test_pictures_too_large_to_decode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("1", (100, 100)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
-    with pytest.raises(origin.OriginError, match=r"large\.png cannot be read as a picture \(Image size"):
-        origin.open_picture(tmp_path / "large.png", Preprocessing(height=4, width=6))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipvit.origin import OriginError
+from skipvit.picture_files import OriginError
 from skipvit.transforms import Preprocessing
 from train.digits import digits
 from train.pictures import DataError
