@@ -9,6 +9,9 @@ from trt_plugins.plugin_op import SCALARS, Attributes, PluginOp, Scalar
 # Shapes of the inputs, and attributes, that a model would have.
 USUAL: dict[str, tuple[list[tuple[int, ...]], Attributes]] = {
     "EcaGate": ([(2, 197, 384), (1, 1, 3)], {}),
+    "StaticAttention": ([(2, 197, 384), (6, 197, 197)], {"num_heads": 6}),
+    "TokenPyramid": ([(2, 197, 384), (49, 196)], {"num_prefix": 1}),
+    "ReusedAttention": ([(2, 6, 197, 197), (2, 197, 384)], {"num_heads": 6}),
 }
 
 

@@ -1,0 +1,28 @@
+"""TokenPyramid for TensorRT; the op is skipvit.ops.token_pyramid, the kernel kernels/token_pyramid.cu."""
+
+from trt_plugins.operators import token_matrix
+from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes
+
+
+def _output_shape(shapes: Shapes, attributes: Attributes) -> tuple[Dim, ...]:
+    (batch, _tokens, channels), matrix = shapes
+    return (batch, attributes["num_prefix"] + matrix[-2], channels)
+
+
+def _launch(shapes: Shapes, attributes: Attributes) -> Launch:
+    (batch, _tokens, channels), matrix = shapes
+    rows, columns, own = matrix[-2], matrix[-1], len(matrix) == 3
+    grid = (token_matrix.blocks(batch, 1, rows, columns, channels, own), 1, 1)
+    numbers = (batch, rows, columns, channels, attributes["num_prefix"], int(own))
+    return Launch(grid, (token_matrix.THREADS, 1, 1), numbers)
+
+
+OP = PluginOp(
+    name="TokenPyramid",
+    kernel="token_pyramid",
+    inputs=("x", "matrix"),
+    attributes=("num_prefix",),
+    ranks=((3,), (2, 3)),
+    output_shape=_output_shape,
+    launch=_launch,
+)
