@@ -14,6 +14,7 @@ KERNELS = Path(__file__).parent / "kernels"
 
 Scalar = Literal["f32", "f16", "bf16"]
 SCALARS: tuple[Scalar, ...] = ("f32", "f16", "bf16")
+SCALAR_OF_DTYPE: dict[str, Scalar] = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16"}  # by TensorRT's names
 Dim = Any  # int, or a symbol with the arithmetic of one
 Shapes = Sequence[tuple[Dim, ...]]  # of the inputs, in order
 Attributes = Mapping[str, int]
@@ -64,6 +65,18 @@ class PluginOp:
     def parameters(self, launch: Launch) -> list[str]:
         """The kernel's parameters in order: ``pointer`` for tensors, ``int32`` for numbers."""
         return ["pointer"] * len(self.inputs) + ["int32"] * len(launch.numbers) + ["pointer"]
+
+    def check_ranks(self, ranks: Sequence[int]) -> None:
+        """Raises ValueError unless there are as many inputs as the op takes, each with dimensions that it may have."""
+        if len(ranks) != len(self.inputs):
+            raise ValueError(
+                f"{self.name} takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), not {len(ranks)}"
+            )
+        for name, rank, allowed in zip(self.inputs, ranks, self.ranks, strict=True):
+            if rank not in allowed:
+                raise ValueError(
+                    f"{self.name}'s {name} must have {' or '.join(map(str, allowed))} dimensions, not {rank}"
+                )
 
 
 def cdiv(dividend: Dim, divisor: int) -> Dim:

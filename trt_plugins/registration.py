@@ -1,10 +1,18 @@
 """Makes our ops known to TensorRT, whose ONNX parser then takes them as plugins. Importing this registers nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from trt_plugins.flavors import Tensorrt
 from trt_plugins.operators import ALL
-from trt_plugins.plugin_op import PluginOp
+from trt_plugins.plugin_op import NAMESPACE, VERSION, PluginOp
+from trt_plugins.plugin_v3 import creators
+
+_kept: list[Any] = []  # TensorRT's registry holds its creators without owning them
+
+
+class RegistrationError(Exception):
+    """TensorRT refuses a plugin."""
 
 
 def register(tensorrt: Tensorrt, ops: Sequence[PluginOp] = ALL) -> tuple[str, ...]:
@@ -15,5 +23,15 @@ def register(tensorrt: Tensorrt, ops: Sequence[PluginOp] = ALL) -> tuple[str, ..
 
     Returns:
         The names of ``ops``, in order.
+
+    Raises:
+        RegistrationError: TensorRT refuses one.
     """
-    raise NotImplementedError
+    registry = tensorrt.module.get_plugin_registry()
+    there = {(c.name, c.plugin_version, c.plugin_namespace) for c in registry.all_creators}
+    missing = [op for op in ops if (op.name, VERSION, NAMESPACE) not in there]
+    for creator in creators(tensorrt.module, missing):
+        if not registry.register_creator(creator, NAMESPACE):
+            raise RegistrationError(f"TensorRT {tensorrt.version} refuses the plugin {NAMESPACE}::{creator.name}")
+        _kept.append(creator)
+    return tuple(op.name for op in ops)
