@@ -2,17 +2,22 @@
 
 A program of its own, because some failures of the parser end the process. Neither step needs a GPU.
 
-    python rtx_parser.py model.onnx [MULTIPLE]
+    python rtx_parser.py model.onnx [--multiple N] [--plugins]
 
-Dynamic axes but the batch run from MULTIPLE to 16 times as much; 1 if not given.
+Dynamic axes but the batch run from N to 16 times as much. With --plugins our ops are registered as plugins first.
 """
 
+import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import tensorrt_rtx as trt
+
+from trt_plugins.flavors import open_tensorrt
+from trt_plugins.registration import register
 
 LARGEST_BATCH, LARGEST_EDGE = 8, 16
 
@@ -32,7 +37,7 @@ def describe(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype.name}
 
 
-def main(path: Path, multiple: int = 1) -> dict[str, Any]:
+def main(path: Path, multiple: int) -> dict[str, Any]:
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -54,10 +59,17 @@ def main(path: Path, multiple: int = 1) -> dict[str, Any]:
         "errors": [],
         "inputs": [describe(tensor) for tensor in inputs],
         "outputs": [describe(network.get_output(i)) for i in range(network.num_outputs)],
-        "layers": sorted({network.get_layer(i).type.name for i in range(network.num_layers)}),
+        "layers": Counter(network.get_layer(i).type.name for i in range(network.num_layers)),
         "plan_bytes": 0 if plan is None else plan.nbytes,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:]))))
+    options = argparse.ArgumentParser()
+    options.add_argument("path", type=Path)
+    options.add_argument("--multiple", type=int, default=1)
+    options.add_argument("--plugins", action="store_true")
+    arguments = options.parse_args()
+    if arguments.plugins:
+        register(open_tensorrt("tensorrt-rtx"))
+    print(json.dumps(main(arguments.path, arguments.multiple)))

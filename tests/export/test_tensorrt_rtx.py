@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from export.graph import to_graph
 from export.ops.domain import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from skipvit.models import create_model
 from skipvit.transforms import Preprocessing
+from trt_plugins.operators import ALL
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'skipvit[trt-rtx]'"
@@ -28,15 +30,30 @@ ROOT = Path(__file__).resolve().parents[2]
 Shape = tuple[int, ...]
 
 
-def through_tensorrt(graph: onnx.ModelProto, folder: Path, multiple: int = 1) -> dict[str, Any]:
-    """What rtx_parser.py reports, in a process of its own; sizes are multiples of ``multiple``."""
+def through_tensorrt(
+    graph: onnx.ModelProto, folder: Path, multiple: int = 1, *, plugins: bool = False
+) -> dict[str, Any]:
+    """What rtx_parser.py reports, in a process of its own, and its stderr; sizes are multiples of ``multiple``."""
     path = folder / "model.onnx"
     onnx.save(graph, path)
-    command = [sys.executable, str(Path(__file__).with_name("rtx_parser.py")), str(path), str(multiple)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    parser = str(Path(__file__).with_name("rtx_parser.py"))
+    command = [sys.executable, parser, str(path), f"--multiple={multiple}", *(["--plugins"] if plugins else [])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return report
+    return report | {"stderr": done.stderr}
+
+
+def builds_with_plugins(graph: onnx.ModelProto, plain: dict[str, Any], folder: Path, multiple: int = 1) -> None:
+    """Every node of ours becomes a plugin, and what goes in and comes out stays as it is without them."""
+    report = through_tensorrt(graph, folder, multiple, plugins=True)
+    assert report["errors"] == []
+    named = {op.name for op in ALL}
+    ours = sum(node.domain == DOMAIN and node.op_type in named for node in graph.graph.node)
+    assert (plain["layers"].get("PLUGIN_V3", 0), report["layers"].get("PLUGIN_V3", 0)) == (0, ours)
+    assert (report["inputs"], report["outputs"]) == (plain["inputs"], plain["outputs"])
+    assert report["plan_bytes"] > 0
 
 
 def alone(body: onnx.FunctionProto, dtype: int, shapes: dict[str, Shape], ints: dict[str, int]) -> onnx.ModelProto:
@@ -127,18 +144,25 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
-    ("opset", "dtype"), [(18, onnx.TensorProto.FLOAT16), (20, onnx.TensorProto.FLOAT)], ids=["18-fp16", "20-fp32"]
+    ("opset", "dtype", "name"),
+    [
+        (18, onnx.TensorProto.FLOAT16, "HALF"),
+        (20, onnx.TensorProto.FLOAT, "FLOAT"),
+        (20, onnx.TensorProto.BFLOAT16, "BF16"),
+    ],
+    ids=["18-fp16", "20-fp32", "20-bf16"],
 )
-def test_an_op_parses_and_builds(case: str, opset: int, dtype: int, tmp_path: Path) -> None:
+def test_an_op_parses_and_builds(case: str, opset: int, dtype: int, name: str, tmp_path: Path) -> None:
     op, shapes, attributes, expected, layer = CASES[case]
-    report = through_tensorrt(alone(op.body(opset), dtype, shapes, attributes), tmp_path)
-    name = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}[dtype]
+    graph = alone(op.body(opset), dtype, shapes, attributes)
+    report = through_tensorrt(graph, tmp_path)
     assert report["errors"] == []
     batched = {key: shape for key, shape in shapes.items() if shape[0] == -1}
     assert report["inputs"] == [{"name": key, "shape": list(batched[key]), "dtype": name} for key in batched]
     assert report["outputs"] == [{"name": "y", "shape": list(expected), "dtype": name}]
     assert layer in report["layers"]
     assert report["plan_bytes"] > 0
+    builds_with_plugins(graph, report, tmp_path)
 
 
 def test_without_its_body_a_node_is_looked_up_as_a_plugin(tmp_path: Path) -> None:
@@ -168,7 +192,8 @@ def test_a_model_parses_and_builds(
 ) -> None:
     preprocessing = Preprocessing(height=32, width=48)
     deployed = DeployClassifier(create_model(name, **SMALL, **arguments), preprocessing, dtype)
-    report = through_tensorrt(to_graph(deployed, 32, 48, opset), tmp_path)
+    graph = to_graph(deployed, 32, 48, opset)
+    report = through_tensorrt(graph, tmp_path)
     assert report["errors"] == []
     assert report["inputs"] == [{"name": "images", "shape": [-1, 32, 48, 3], "dtype": "UINT8"}]
     assert report["outputs"] == [
@@ -176,6 +201,7 @@ def test_a_model_parses_and_builds(
         {"name": "probabilities", "shape": [-1, 5], "dtype": "FLOAT"},
     ]
     assert report["plan_bytes"] > 0
+    builds_with_plugins(graph, report, tmp_path)
 
 
 DENOISERS: dict[str, tuple[str, dict[str, Any], str, Shape, torch.dtype, int]] = {
@@ -224,3 +250,4 @@ def test_a_denoiser_parses_and_builds_for_many_sizes(case: str, tmp_path: Path) 
         {"name": "restored", "shape": [*axes, 3], "dtype": "FLOAT"},
     ]
     assert report["plan_bytes"] > 0
+    builds_with_plugins(graph, report, tmp_path, multiple)
