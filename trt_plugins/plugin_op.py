@@ -79,6 +79,6 @@ class PluginOp:
                 )
 
 
-def cdiv(dividend: Dim, divisor: int) -> Dim:
+def cdiv(dividend: Dim, divisor: Dim) -> Dim:
     """The quotient rounded up, of ints and of symbols."""
     return (dividend + (divisor - 1)) // divisor

@@ -8,6 +8,7 @@ from trt_plugins.plugin_op import SCALARS, Attributes, PluginOp, Scalar
 
 # Shapes of the inputs, and attributes, that a model would have.
 USUAL: dict[str, tuple[list[tuple[int, ...]], Attributes]] = {
+    "TokenDwConvGelu": ([(2, 14, 14, 768), (768, 1, 5, 5), (768,)], {"channels": 768}),
     "EcaGate": ([(2, 197, 384), (1, 1, 3)], {}),
     "StaticAttention": ([(2, 197, 384), (6, 197, 197)], {"num_heads": 6}),
     "TokenPyramid": ([(2, 197, 384), (49, 196)], {"num_prefix": 1}),

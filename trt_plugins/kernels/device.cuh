@@ -11,8 +11,10 @@
 #ifdef SKIPVIT_HOST
 #include "host.h"
 #define DEVICE static inline
+#define INSIDE inline  // of a class
 #else
 #define DEVICE static __device__ __forceinline__
+#define INSIDE __device__ __forceinline__
 typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef int int32_t;
@@ -94,6 +96,44 @@ DEVICE T as_scalar(float x) {
   T y;
   from_float(x, y);
   return y;
+}
+
+#ifndef SCALAR_f32
+// Two scalars of 16 bits in one register, the first below.
+DEVICE uint32_t as_pair(float low, float high) {
+#if defined(SKIPVIT_HOST) || __CUDA_ARCH__ < 800
+  return as_scalar<Scalar>(low).bits | uint32_t(as_scalar<Scalar>(high).bits) << 16;
+#else
+  uint32_t pair;
+#ifdef SCALAR_f16
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#else
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+#endif
+  return pair;
+#endif
+}
+#endif
+
+// --- functions that GPUs have an instruction for, to about 1e-7 of their value ---
+
+DEVICE float exp2_of(float x) {
+#ifdef SKIPVIT_HOST
+  return exp2f(x);
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+DEVICE float reciprocal(float x) {
+#ifdef SKIPVIT_HOST
+  return 1.0f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
 }
 
 // --- vectors of up to 16 bytes, loaded and stored in one instruction ---

@@ -16,6 +16,7 @@
 #include <ucontext.h>
 
 #include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -74,7 +75,16 @@ struct Block {
 inline Fiber fibers[MOST_THREADS];
 inline Block block;
 inline Dim3 thread_idx, block_idx, block_dim, grid_dim;
-alignas(16) inline unsigned char exchange[MOST_THREADS][16];  // what the lanes of each warp show each other
+alignas(16) inline unsigned char exchange[MOST_THREADS][32];  // what the lanes of each warp show each other
+
+struct Copy {
+  const void* from;
+  bool there;
+  void* to;
+  int group;
+};
+inline std::vector<Copy> copies[MOST_THREADS];  // that a thread has started, and not waited for
+inline int groups[MOST_THREADS];                // that it has ended
 
 inline void stop(const char* sentence) {
   fprintf(stderr, "kernel on the host: %s (block %d %d %d)\n", sentence, block_idx.x, block_idx.y, block_idx.z);
@@ -91,6 +101,8 @@ inline void suspend(State state) {
 inline void work() {
   for (;;) {
     block.body(block.closure);
+    copies[block.current].clear();
+    groups[block.current] = 0;
     suspend(State::done);
   }
 }
@@ -183,6 +195,31 @@ T exchange_lanes(T mine, int from) {
   memcpy(&theirs, exchange[first + from], sizeof theirs);
   suspend(State::at_warp_barrier);
   return theirs;
+}
+
+// What every lane of the calling thread's warp holds, in the order of the lanes; every lane of the warp calls it.
+template <class T>
+void gather_lanes(T mine, T (&all)[WARP]) {
+  static_assert(sizeof(T) <= sizeof exchange[0], "too large to be exchanged");
+  const int first = block.current / WARP * WARP;
+  if (first + WARP > block.threads) stop("a lane asks one that its warp does not have");
+  memcpy(exchange[block.current], &mine, sizeof mine);
+  suspend(State::at_warp_barrier);
+  for (int i = 0; i < WARP; ++i) memcpy(&all[i], exchange[first + i], sizeof(T));
+  suspend(State::at_warp_barrier);
+}
+
+inline void copy_later(const void* from, bool there, void* to) {
+  memset(to, 0xff, 16);  // NaN for who reads it too early
+  copies[block.current].push_back({from, there, to, groups[block.current]});
+}
+inline void end_group() { ++groups[block.current]; }
+inline void wait_for_groups(int latest) {
+  std::vector<Copy>& mine = copies[block.current];
+  size_t done = 0;
+  for (; done < mine.size() && mine[done].group < groups[block.current] - latest; ++done)
+    mine[done].there ? memcpy(mine[done].to, mine[done].from, 16) : memset(mine[done].to, 0, 16);
+  mine.erase(mine.begin(), mine.begin() + long(done));
 }
 
 }  // namespace host
