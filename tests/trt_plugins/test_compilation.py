@@ -3,7 +3,7 @@
 import pytest
 
 from trt_plugins import cubins
-from trt_plugins.operators import ALL
+from trt_plugins.operators import ALL, eca_gate
 from trt_plugins.plugin_op import SCALARS, Attributes, PluginOp, Scalar
 
 # Shapes of the inputs, and attributes, that a model would have.
@@ -34,4 +34,4 @@ def test_a_kernel_takes_what_its_plugin_passes(op: PluginOp, scalar: Scalar) -> 
 
 def test_a_kernel_that_does_not_compile_says_where() -> None:
     with pytest.raises(cubins.CompileError, match=r"eca_gate\.cu"):
-        cubins.cubin(ALL[0], "f32", 90, {"SLICE": 0})
+        cubins.cubin(eca_gate.OP, "f32", 90, {"SLICE": 0})

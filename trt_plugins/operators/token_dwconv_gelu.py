@@ -31,8 +31,8 @@ def _kernel_size(shapes: Shapes) -> int:
     size = weight[3]
     if not isinstance(size, int) or weight[1:] != (1, size, size) or size % 2 == 0 or size > _LARGEST:
         raise ValueError(
-            f"TokenDwConvGelu's kernel takes a weight of shape (C, 1, r, r), r odd, at most {_LARGEST} and fixed in the "
-            f"graph; it got {tuple(weight)}"
+            f"TokenDwConvGelu's kernel takes a weight of shape (C, 1, r, r), r odd, at most {_LARGEST} and fixed "
+            f"in the graph; it got {tuple(weight)}"
         )
     channels = [dim for dim in (x[3], weight[0], bias[0]) if isinstance(dim, int)]
     if len(set(channels)) > 1:
