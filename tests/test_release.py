@@ -34,6 +34,7 @@ def test_every_console_command_answers_help(capsys: object) -> None:
         "skipvit-analyze",
         "skipvit-convert",
         "skipvit-to-onnx",
+        "skipvit-to-trt",
         "skipvit-serve",
         "skipvit-bench",
     }

@@ -1,0 +1,100 @@
+"""What an engine is compared on: real pictures where there are some, in batches that its profile takes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.engine_target import Target
+from export.noisy_pictures import clean_pictures, noisy_batch, noisy_clips
+from export.pictures import pictures_for
+from skipvit.artifacts import Entry
+from skipvit.picture_files import open_picture
+from skipvit.transforms import Pixels, to_rgb
+
+Batch = dict[str, npt.NDArray[Any]]
+Shapes = Mapping[str, Sequence[Sequence[int]]]
+_TILES = 5  # odd, so that one batch is padded
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Batches, how many pictures they hold, and in words where these are from."""
+
+    batches: tuple[Batch, ...]
+    images: int
+    source: str
+    real: bool
+
+
+def inputs_for(target: Target, shapes: Shapes, folder: Path | None) -> Inputs:
+    """Batches of the smallest size that the profile takes, and of larger ones.
+
+    Args:
+        shapes: the profile: smallest, usual and largest shape of every input.
+        folder: pictures to take instead of the entry's.
+
+    Raises:
+        OriginError: the pictures cannot be read.
+    """
+    if target.entry is None:
+        return _random(target, shapes)
+    ((name, (smallest, usual, largest)),) = shapes.items()
+    if target.entry.manifest.task == "classification":
+        pictures = pictures_for(target.entry.preprocessing, None, folder)
+        pixels, source, real = pictures.images, pictures.source, pictures.real
+    else:
+        pixels, source, real = _restorable(target.entry, usual, folder)
+    batches = _cut(pixels, smallest[0], largest[0])
+    return Inputs(tuple({name: batch} for batch in batches), len(pixels), source, real)
+
+
+def _cut(pixels: Pixels, smallest: int, largest: int) -> list[Pixels]:
+    """One batch of the smallest size, then the rest in batches as large as the engine takes; none is too small."""
+    if len(pixels) < smallest:
+        pixels = np.concatenate([pixels] * -(-smallest // len(pixels)))
+    starts = [0, *range(smallest, len(pixels), largest)]
+    batches = [pixels[a:b] for a, b in zip(starts, [*starts[1:], len(pixels)], strict=True)]
+    return [batch for batch in batches if len(batch) >= smallest]
+
+
+def _restorable(entry: Entry, usual: Sequence[int], folder: Path | None) -> tuple[Pixels, str, bool]:
+    """Noisy tiles, or clips, as an engine takes them."""
+    samples = [open_picture(entry.folder / name, _pixels) for name in entry.manifest.samples]
+    clean, source = clean_pictures(samples or None, folder)
+    *_, height, width, _ = usual
+    if entry.manifest.task == "denoising":
+        pixels = noisy_batch(clean, _TILES, height, width, seed=0)
+    else:
+        pixels = noisy_clips(clean, entry.tiling.frames, _TILES, height, width, seed=0)
+    return pixels, source, bool(samples or folder)
+
+
+def _pixels(image: Any) -> Pixels:
+    return np.asarray(to_rgb(image), dtype=np.uint8)
+
+
+def _random(target: Target, shapes: Shapes) -> Inputs:
+    """Of a graph that nothing is known of: whole numbers and bytes of all their range, and standard normal values."""
+    rng = np.random.default_rng(0)
+    batches = []
+    for which in (0, 1):  # smallest and usual
+        batch = {}
+        for name, profile in shapes.items():
+            dtype, _ = target.graph.inputs[name]
+            batch[name] = _drawn(rng, dtype, tuple(profile[which]))
+        batches.append(batch)
+    images = sum(next(iter(batch.values())).shape[0] for batch in batches)
+    return Inputs(tuple(batches), images, f"{images} random inputs", real=False)
+
+
+def _drawn(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return rng.standard_normal(shape).astype(kind)
+    if kind == np.uint8:
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return np.zeros(shape, kind)
