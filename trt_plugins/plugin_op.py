@@ -14,7 +14,7 @@ KERNELS = Path(__file__).parent / "kernels"
 
 Scalar = Literal["f32", "f16", "bf16"]
 SCALARS: tuple[Scalar, ...] = ("f32", "f16", "bf16")
-SCALAR_OF_DTYPE: dict[str, Scalar] = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16"}  # by TensorRT's names
+SCALAR_OF_TYPE: dict[str, Scalar] = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16"}  # TensorRT's names
 Dim = Any  # int, or a symbol with the arithmetic of one
 Shapes = Sequence[tuple[Dim, ...]]  # of the inputs, in order
 Attributes = Mapping[str, int]
@@ -77,6 +77,12 @@ class PluginOp:
                 raise ValueError(
                     f"{self.name}'s {name} must have {' or '.join(map(str, allowed))} dimensions, not {rank}"
                 )
+
+    def scalar_of(self, types: Sequence[str]) -> Scalar:
+        """The scalar of inputs whose types TensorRT calls so; raises ValueError unless all are one that it may be."""
+        if types[0] not in SCALAR_OF_TYPE or set(types) != {types[0]}:
+            raise ValueError(f"{self.name} takes inputs of one type, FLOAT, HALF or BF16; it got {', '.join(types)}")
+        return SCALAR_OF_TYPE[types[0]]
 
 
 def cdiv(dividend: Dim, divisor: Dim) -> Dim:

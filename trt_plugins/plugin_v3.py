@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from trt_plugins.plugin_op import NAMESPACE, SCALAR_OF_DTYPE, VERSION, PluginOp
+from trt_plugins.plugin_op import NAMESPACE, SCALAR_OF_TYPE, VERSION, PluginOp
 from trt_plugins.symbols import Operation, Symbol, expression_of
 
 
@@ -65,9 +65,7 @@ class _Plugin:
     # While an engine is built
 
     def get_output_data_types(self, input_types: Sequence[Any]) -> list[Any]:
-        if any(kind.name not in SCALAR_OF_DTYPE or kind != input_types[0] for kind in input_types):
-            given = ", ".join(kind.name for kind in input_types)
-            raise ValueError(f"{self.op.name} takes inputs of one type, FLOAT, HALF or BF16; it got {given}")
+        self.op.scalar_of([kind.name for kind in input_types])
         return [input_types[0]]
 
     def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expressions: Any) -> list[Any]:
@@ -92,7 +90,7 @@ class _Plugin:
         given = tensors[position].desc
         return (
             given.format == self.trt.TensorFormat.LINEAR
-            and given.type.name in SCALAR_OF_DTYPE
+            and given.type.name in SCALAR_OF_TYPE
             and given.type == tensors[0].desc.type
         )
 
@@ -136,7 +134,7 @@ class _Plugin:
         from trt_plugins import on_device  # loads CUDA's bindings, which a build does without
 
         shapes = [tuple(desc.dims) for desc in input_desc]
-        scalar = SCALAR_OF_DTYPE[input_desc[0].type.name]
+        scalar = self.op.scalar_of([desc.type.name for desc in input_desc])
         on_device.launch(self.op, scalar, shapes, self.attributes, [*inputs, *outputs], stream)
 
 
