@@ -53,7 +53,7 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name:
     try:
         with open_image(data, limits, what) as image:
             return preprocessing(image)
-    except Exception as error:
+    except Exception as error:  # whatever Pillow's readers raise at hostile bytes: each format has its own ways
         raise explained(error, data, limits, what) from None
 
 
