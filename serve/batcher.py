@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from serve.engine import Engine, Rows
+from serve.engine import Engine, Rows, RowsEngine
 from serve.errors import EngineFailed, NotReady
 from serve.ticket import Ticket
 
@@ -51,6 +51,7 @@ class Batcher:
         self.max_wait_s = max_wait_s
         self.name = name
         self._engine = engine
+        self._run_rows = engine.run_rows if isinstance(engine, RowsEngine) else None
         self._threads = [
             threading.Thread(target=self._serve, name=f"engine-{name}-{i}", daemon=True) for i in range(threads)
         ]
@@ -218,8 +219,11 @@ class Batcher:
 
     def _rows(self, batch: list[Ticket]) -> Rows:
         pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
-        stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-        rows = self._engine.run(np.ascontiguousarray(stacked))
+        if self._run_rows is not None:
+            rows = self._run_rows(pixels)
+        else:
+            stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+            rows = self._engine.run(np.ascontiguousarray(stacked))
         if rows.ndim < 2 or len(rows) != len(batch):
             raise RuntimeError(f"engine returned shape {rows.shape} for a batch of {len(batch)}")
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from serve.app import create_app
+from serve.engine import EngineUnavailable
 from serve.heap import return_large_blocks
 from serve.logs import set_up_logging
 from serve.repository import Repository
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("; ".join(map(_explain, error.errors())))
     try:
         repository = Repository.open(args.models_dir, settings)
-    except ArtifactError as error:
+    except (ArtifactError, EngineUnavailable) as error:
         return _fail(str(error))
     videos = [model.name for model in repository.models.values() if model.task == "video-denoising"]
     if videos and find_spec("av") is None:

@@ -144,7 +144,7 @@ class _Job:
         self.kind: VideoType = "video/x-matroska" if media_type == "video/x-matroska" else "video/mp4"
         what = quoted(clip.name) if clip.name else "the clip"
         clip_order = ClipOrder(
-            clip.data, what, self.kind, sigma, limits, settings.max_video_answer_bytes, settings.tiles_ahead
+            clip.data, what, self.kind, sigma, limits, settings.max_video_answer_bytes, order.model.tiles_ahead
         )
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()

@@ -1,17 +1,21 @@
 """Engines: whatever turns a batch of pixels into one result per row, behind one protocol."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict
 
 from serve.tasks import Contract, contract_of
 from skipvit.artifacts import ArtifactCorrupt, Entry
+from skipvit.manifest import Precision
 from skipvit.transforms import Pixels
 
 Rows = npt.NDArray[Any]
+EngineKind = Literal["onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"]
 _TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
@@ -25,18 +29,51 @@ class Engine(Protocol):
         """Frees what the engine holds; ``run`` is not called after it."""
 
 
-class OnnxCpuEngine:
-    """ONNX Runtime on the CPU: one session, shared by as many caller threads as there are cores.
+@runtime_checkable
+class RowsEngine(Protocol):
+    """An engine that takes the rows of a batch one by one, and so saves the copy that would join them."""
 
-    One thread per call and no spinning: measured on a ViT, N callers with one thread each reach twice the throughput
-    of N callers with N threads each, and spinning threads would take the cores from the decoders.
+    def run_rows(self, rows: Sequence[Pixels]) -> Rows:
+        """Like ``Engine.run`` of the rows stacked."""
+
+
+class EngineUnavailable(Exception):
+    """The engine that was asked for cannot run here; the message says why and what to do."""
+
+
+class EngineLost(BaseException):
+    """An engine can never run again in this process: whoever runs it takes its model out of service."""
+
+
+class EngineInfo(BaseModel):
+    """Which engine runs a model.
+
+    ``device`` is "CPU" or the GPU's name, ``why`` says why this engine was taken and not a faster one.
     """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: EngineKind
+    file: str
+    precision: Precision
+    device: str
+    why: str
+
+
+class OnnxEngine:
+    """ONNX Runtime: one session, shared by all caller threads. What `open_session` gives decides what it runs on."""
+
+    buckets: tuple[int, ...] | None = None
+    """Batch sizes that it runs, where it does not run all."""
+    max_batch: int | None = None
 
     def __init__(self, path: Path, input_name: str, contract: Contract) -> None:
         self._path = path
         self._contract = contract
         try:
-            self._session = ort.InferenceSession(str(path), _options(contract), providers=["CPUExecutionProvider"])
+            self._session = self.open_session(path, contract)
+        except EngineUnavailable:
+            raise
         except Exception as error:  # ONNX Runtime has its own error classes, without a common public base
             raise ArtifactCorrupt(
                 f"{path} cannot be loaded by ONNX Runtime ({_reason(error)}); export it again"
@@ -48,9 +85,17 @@ class OnnxCpuEngine:
             self._try_row(contract.result)
 
     @classmethod
-    def from_entry(cls, entry: Entry) -> "OnnxCpuEngine":
+    def from_entry(cls, entry: Entry) -> Self:
         """Opens the first model file of a repository's entry."""
         return cls(entry.model_path(), entry.manifest.inputs[0].name, contract_of(entry))
+
+    def open_session(self, path: Path, contract: Contract) -> ort.InferenceSession:
+        """A session on what this engine is for.
+
+        Raises:
+            EngineUnavailable: that is not here.
+        """
+        raise NotImplementedError
 
     def _check_input(self) -> None:
         """Compares the graph's input with what the manifest promised."""
@@ -113,7 +158,19 @@ class OnnxCpuEngine:
         del self._session
 
 
-def _options(contract: Contract) -> ort.SessionOptions:
+class OnnxCpuEngine(OnnxEngine):
+    """ONNX Runtime on the CPU, for as many caller threads as there are cores.
+
+    One thread per call and no spinning: measured on a ViT, N callers with one thread each reach twice the throughput
+    of N callers with N threads each, and spinning threads would take the cores from the decoders.
+    """
+
+    def open_session(self, path: Path, contract: Contract) -> ort.InferenceSession:
+        return ort.InferenceSession(str(path), session_options(contract), providers=["CPUExecutionProvider"])
+
+
+def session_options(contract: Contract) -> ort.SessionOptions:
+    """Options of a session that many threads call at a time."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

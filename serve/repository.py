@@ -9,7 +9,9 @@ from typing import Literal
 import numpy as np
 
 from serve.batcher import Batcher, BatchReport, call_now
-from serve.engine import Engine, OnnxCpuEngine
+from serve.capacity import Capacity
+from serve.engine import Engine, EngineInfo
+from serve.engine_choice import on_cpu, open_engine
 from serve.errors import BadField, NotFound, nearest, quoted
 from serve.settings import Settings
 from serve.tasks import ROUTES, contract_of
@@ -39,7 +41,9 @@ class ServedModel:
     preprocessing: Preprocessing  # of a classifier
     tiling: Tiling  # of a denoiser
 
-    def __init__(self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0) -> None:
+    def __init__(
+        self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0, info: EngineInfo | None = None
+    ) -> None:
         self.entry = entry
         self.name = entry.manifest.name
         self.version = str(entry.manifest.version)
@@ -52,18 +56,20 @@ class ServedModel:
             self.tiling = entry.tiling
         self.row = contract_of(entry).row
         self.engine = engine
-        self._budget_s = settings.batch_budget_ms / 1000
-        # A tile takes a hundred times as long as a classifier's picture. In the decode threads it would hold up the
-        # pictures that a classifier of the same server waits for, so denoisers have threads of their own: one per CPU,
-        # since a run uses one core, and the system shares the cores fairly between them and the decoders.
-        threads = settings.engine_threads if self.task == "classification" else settings.tile_workers
+        self.engine_info = info or on_cpu(entry, "it was handed over open")
+        self.capacity = Capacity.of(settings, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
         self.batcher = Batcher(
             engine,
-            max_batch=settings.max_batch,
+            max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
             max_wait_s=settings.max_wait_ms / 1000,
-            threads=threads,
+            threads=self.capacity.threads,
             name=self.name,
         )
+
+    @property
+    def tiles_ahead(self) -> int:
+        """Tiles of one picture of a denoiser that wait or run at a time."""
+        return self.capacity.tiles_ahead(self.batcher.max_batch)
 
     def warm_up(self) -> None:
         """Runs every batch size once, and ends where a run takes longer than the budget.
@@ -71,10 +77,13 @@ class ServedModel:
         The largest size that stayed within it becomes the cap, and the time of a single run the longest wait: what
         waiting saves at best is one run.
         """
-        largest = 1
+        info = self.engine_info
+        logger.info("model %s runs on %s, %s (%s): %s", self.name, info.kind, info.device, info.file, info.why)
+        largest, budget_s = 1, self.capacity.budget_s
         single_s = self._best_run_s(1)
-        for size in range(2, self.batcher.max_batch + 1):
-            if single_s > self._budget_s or self._best_run_s(size, tries=2) > self._budget_s:
+        sizes = getattr(self.engine, "buckets", None) or range(2, self.batcher.max_batch + 1)
+        for size in (size for size in sizes if 1 < size <= self.batcher.max_batch):
+            if single_s > budget_s or self._best_run_s(size, tries=2) > budget_s:
                 break
             largest = size
         self.batcher.max_batch = largest
@@ -87,7 +96,7 @@ class ServedModel:
     def _best_run_s(self, size: int, tries: int = 3) -> float:
         batch = np.zeros((size, *self.row), np.uint8)
         times: list[float] = []
-        while len(times) < tries and sum(times) < 10 * self._budget_s:
+        while len(times) < tries and sum(times) < 10 * self.capacity.budget_s:
             started = time.perf_counter()
             self.engine.run(batch)
             times.append(time.perf_counter() - started)
@@ -116,6 +125,7 @@ class Repository:
 
         Raises:
             ArtifactError: nothing is there, or something is wrong with it; the message names the file.
+            EngineUnavailable: the engine that the settings ask for cannot run here.
         """
         names = model_names(root)
         if not names and versions_of(root):
@@ -127,7 +137,15 @@ class Repository:
                 f"{root} holds no model such as {root / 'NAME' / '1' / 'model.onnx'}; "
                 "make one with `make demo-models` or `skipvit-to-onnx`"
             )
-        return cls(_open_model(read_entry(root, name), settings) for name in names)
+        models: list[ServedModel] = []
+        try:
+            for name in names:
+                models.append(_open_model(read_entry(root, name), settings))
+        except BaseException:
+            for model in models:  # they may hold a GPU's memory
+                model.close()
+            raise
+        return cls(models)
 
     @property
     def state(self) -> State:
@@ -198,13 +216,14 @@ class Repository:
 def _open_model(entry: Entry, settings: Settings) -> ServedModel:
     if entry.manifest.tiling is not None:
         _check_tiling(entry)
-    engine = OnnxCpuEngine.from_entry(entry)
+    engine, info = open_engine(entry, settings)
     if entry.labels and len(entry.labels) != engine.classes:
+        engine.close()
         raise ArtifactCorrupt(
-            f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.model_path()} has {engine.classes} "
-            "classes; write one label a line, in class order"
+            f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.folder / info.file} has "
+            f"{engine.classes} classes; write one label a line, in class order"
         )
-    return ServedModel(entry, engine, settings, engine.classes)
+    return ServedModel(entry, engine, settings, engine.classes, info)
 
 
 def _check_tiling(entry: Entry) -> None:

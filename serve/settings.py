@@ -50,21 +50,29 @@ class Settings(BaseSettings):
     send_timeout_s: float = Field(default=60.0, gt=0)
     """Longest a client may take to receive 1 MiB of a picture or clip, which is held in memory meanwhile."""
 
-    max_batch: int = Field(default=16, ge=1, le=1024)
-    """Most pictures in one run of the model."""
-    batch_budget_ms: float = Field(default=8.0, gt=0)
+    engine: Literal["auto", "onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"] = "auto"
+    """What runs the models: onnx-cpu, onnx-cuda, tensorrt or tensorrt-rtx. auto takes for each model the fastest of
+    these that is here and verified, and says why; any other that cannot be had ends the server at once."""
+    engine_memory: Literal["auto", "cuda-core", "pycuda"] = "auto"
+    """Who allocates and copies for TensorRT's engines; auto is cuda-core where it is installed."""
+    max_batch: int = Field(default=0, ge=0, le=1024)
+    """Most pictures in one run of the model; 0 takes 16 on a CPU and 64 on a GPU."""
+    batch_budget_ms: float = Field(default=0.0, ge=0)
     """A batch grows only while one run of it takes no longer than this, as measured at warm-up: on a CPU a slow
-    model gains nothing from batching, so its pictures would only wait for each other."""
+    model gains nothing from batching, so its pictures would only wait for each other. 0 takes 8 on a CPU and 25 on a
+    GPU, which needs large batches to be busy."""
     max_wait_ms: float = Field(default=1.0, ge=0)
     """Longest a decoded picture waits for others that are still decoding; never longer than one run of the model."""
     decode_threads: int = Field(default=0, ge=0, le=256)
     """Threads that decode pictures; 0 takes one per CPU."""
     engine_threads: int = Field(default=0, ge=0, le=256)
-    """Threads of each classifier's own; 0 runs it in the decode threads, which on a CPU is fastest."""
+    """Threads of each classifier's own; 0 runs it in the decode threads, which on a CPU is fastest, and takes 2 on a
+    GPU: while one batch computes, the other is copied."""
     tile_threads: int = Field(default=0, ge=0, le=256)
-    """Threads of each denoiser's own; 0 takes one per CPU."""
+    """Threads of each denoiser's own; 0 takes one per CPU, or 2 where it runs on a GPU."""
     max_tiles_in_flight: int = Field(default=0, ge=0)
-    """Tiles of one picture that wait or run at a time; 0 takes half as many again as a denoiser has threads."""
+    """Tiles of one picture that wait or run at a time; 0 takes half as many again as a denoiser has threads, or as
+    its GPU runs in three batches."""
 
     max_videos: int = Field(default=2, ge=1, le=64)
     """Clips being denoised at a time; more are answered with 429 and a Retry-After."""
@@ -117,20 +125,6 @@ class Settings(BaseSettings):
         return self.decode_threads or available_cpus()
 
     @property
-    def tile_workers(self) -> int:
-        """Threads of each denoiser, resolved."""
-        return self.tile_threads or available_cpus()
-
-    @property
     def pixels_in_flight(self) -> int:
         """Pixels being denoised at a time, resolved."""
         return self.max_pixels_in_flight or self.max_pixels * 3 // 2
-
-    @property
-    def tiles_ahead(self) -> int:
-        """Tiles of one picture in flight, resolved.
-
-        Enough that no engine thread waits while a finished tile is blended and the next is cut, and so few that
-        another picture's tile, which queues behind them, starts after at most one tile's time.
-        """
-        return self.max_tiles_in_flight or self.tile_workers + (self.tile_workers + 1) // 2

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
+from serve.engine import EngineInfo
 from serve.repository import Repository, ServedModel, State
 from serve.tasks import SAMPLE
 from skipvit.manifest import Evaluation, Parity, Task, Tiling
@@ -42,6 +43,7 @@ class ModelInfo(BaseModel):
     params: int
     macs: int
     max_batch: int
+    engine: EngineInfo
     evaluation: Evaluation | None
     parity: list[Parity]
 
@@ -70,7 +72,7 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
         return Health(status=repository.state)
 
     async def models() -> ModelList:
-        """Every model with its size, cost, evaluation, and how close the exported file is to PyTorch."""
+        """Every model with its size, cost and evaluation, what runs it, and how close that is to PyTorch."""
         return ModelList(models=[_info(model) for model in repository.models.values()])
 
     app.get("/livez", summary="Is it alive?", responses=_DEAD, tags=["probes"])(livez)
@@ -96,6 +98,7 @@ def _info(model: ServedModel) -> ModelInfo:
         params=manifest.params,
         macs=manifest.macs,
         max_batch=model.batcher.max_batch,
+        engine=model.engine_info,
         evaluation=manifest.evaluation,
         parity=list(manifest.parity),
     )

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from serve import engine_choice, tensorrt_engine
 from serve.repository import Repository
 from serve.settings import Settings
 from tests.serve.browser import chromium
 from tests.serve.denoiser_stub import StubServer, stub_site
 from tests.serve.denoisers import write_denoiser
+from tests.serve.fake_machine import Machine
 from tests.serve.servers import over_socket, write_model
 from tests.serve.video_denoisers import write_video_denoiser
+from trt_plugins import engine_plan
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +64,14 @@ def stub() -> Iterator[tuple[str, StubServer]]:
 def browser() -> Iterator[Any]:
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A fake GPU and a fake TensorRT, where the server looks for real ones."""
+    made = Machine()
+    monkeypatch.setattr(engine_choice, "find_gpu", made.find_gpu)
+    monkeypatch.setattr(engine_choice, "open_tensorrt", made.open_tensorrt)
+    monkeypatch.setattr(tensorrt_engine, "open_session", made.open_session)
+    monkeypatch.setattr(engine_plan, "register", lambda tensorrt: ())
+    return made
