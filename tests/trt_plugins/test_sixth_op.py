@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from export import ops
 from export.graph import module_to_graph
 from export.ops.domain import DOMAIN
 from tests.trt_plugins.host_kernels import DTYPES, on_the_host
+from tests.trt_plugins.stand_in_quick import QuickPlugins, ShapeExpr, TensorDesc
 from trt_plugins import cubins, on_device
 from trt_plugins.plugin_op import SCALARS, PluginOp, Scalar
+from trt_plugins.quick_plugin import define
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = {
@@ -154,7 +157,7 @@ def test_the_kernel_takes_what_its_plugin_passes(op: PluginOp, scalar: Scalar) -
     assert found == op.parameters(op.launch([SHAPE], {"fold": FOLD}))
 
 
-# --- e. TensorRT-RTX builds an engine with the plugin, and without it with the body ---
+# --- e. TensorRT-RTX builds an engine with the plugin, and without it with the body; full TensorRT gets code ---
 
 BUILD = """
 import json, sys
@@ -187,6 +190,21 @@ def test_tensorrt_builds_an_engine_with_it(torch_op: Any, node: Any, folder: Pat
     assert report["outputs"] == [{"name": "y", "shape": [-1, *SHAPE[1:]], "dtype": "HALF"}]
     assert ("PLUGIN_V3" in report["layers"]) == (way == "plugin")
     assert report["plan_bytes"] > 0
+
+
+def test_full_tensorrt_gets_code_and_launch(op: PluginOp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "current_architecture", lambda: 89)
+    quick = QuickPlugins()
+    define(quick, op, "cubin")
+    compile_ = quick.definitions["skipvit::TemporalShift"].compile
+    assert compile_ is not None
+    batch, *rest = SHAPE  # the batch is known when the engine runs
+    x = TensorDesc((ShapeExpr(batch, constant=False), *map(ShapeExpr, rest)), SimpleNamespace(name="HALF"))
+    name, code, launch, numbers = compile_(x, FOLD, (None,), 1)
+    expected = op.launch([SHAPE], {"fold": FOLD})
+    assert (name, code) == ("temporal_shift_f16", cubins.cubin(op, "f16", 89))
+    assert launch.numbers == [*expected.grid, *expected.block]
+    assert [number.value for number in numbers] == list(expected.numbers)
 
 
 # --- f. on a GPU the kernel equals the reference ---
