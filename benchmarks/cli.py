@@ -9,6 +9,7 @@
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench denoise-server --models models --megapixels 24
+    skipvit-bench gpu --only kernels
     skipvit-bench presets
 
 Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `pareto`
@@ -21,8 +22,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.families import DENOISERS, FAMILIES, FORMS
+from benchmarks.families import DENOISERS, FAMILIES, FORMS, GPU_FORMS
 from skipvit.arguments import whole
+
+_FIRST = "of models; those named first are measured first (default: all)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "clips": _clips,
         "curve": _curve,
         "pareto": _pareto,
+        "gpu": _gpu,
         "presets": _presets,
     }
     try:
@@ -134,6 +138,28 @@ def _pareto(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _gpu(arguments: argparse.Namespace) -> int:
+    from benchmarks import gpu, gpu_report
+    from benchmarks.gpu_models import SMOKE, plan
+
+    options = gpu.Options(
+        arguments.out,
+        arguments.smoke,
+        arguments.budget_s,
+        arguments.rounds,
+        "backend:eager" if arguments.smoke else arguments.mode,
+        arguments.families,
+        [GPU_FORMS[name] for name in arguments.forms],
+        arguments.commit,
+    )
+    settings = (
+        SMOKE if arguments.smoke else plan(arguments.sizes, arguments.resolutions, arguments.batches, arguments.dtypes)
+    )
+    parts = {"kernels": lambda: gpu.measure_kernels(options), "models": lambda: gpu.measure_models(options, settings)}
+    outcomes = [measure() for part, measure in parts.items() if arguments.only in (None, part)]
+    return max([gpu_report.tell(outcome) for outcome in outcomes])
+
+
 def _presets(_: argparse.Namespace) -> int:
     from benchmarks import denoiser_presets, presets
     from benchmarks.rows import print_table
@@ -175,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
     _add_denoise_server(what.add_parser("denoise-server", help="memory and fairness of denoising, over HTTP"))
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
+    _add_gpu(what.add_parser("gpu", help="our kernels and whole models on an NVIDIA GPU"))
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
 
@@ -233,6 +260,23 @@ def _add_pareto(pareto: argparse.ArgumentParser) -> None:
     add("--any-commit", action="store_true", help="go on from trainings of other commits too; rows say which")
     add("--epochs", type=whole(1), help="of every training, in place of the recipes' own: for a quick try")
     add("--steps", type=whole(1), help="of every conversion, in place of skipvit-convert's own: for a quick try")
+
+
+def _add_gpu(gpu: argparse.ArgumentParser) -> None:
+    add = gpu.add_argument
+    add("--only", choices=("kernels", "models"), help="one of the two parts (default: both, each with its own budget)")
+    add("--smoke", action="store_true", help="run the whole program on the CPU at tiny sizes; its figures mean nothing")
+    add("--budget-s", type=float, default=540.0, metavar="S",
+        help="begin nothing that would not be done by then; what is done is kept (default: 540)")  # fmt: skip
+    add("--rounds", type=whole(1), default=15, help="turns of every candidate (default: 15)")
+    add("--sizes", nargs="+", choices=("small", "base", "tiny"), default=["small", "base", "tiny"], help=_FIRST)
+    add("--resolutions", nargs="+", type=whole(16), default=[224, 512, 384], help="in pixels (default: 224 512 384)")
+    add("--batches", nargs="+", type=whole(1), default=[256, 32, 1], help="images a call (default: 256 32 1)")
+    add("--dtypes", nargs="+", choices=("bf16", "fp16"), default=["bf16", "fp16"], help="of models (default: both)")
+    add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="vit is always among them")
+    add("--forms", nargs="+", choices=GPU_FORMS, default=list(GPU_FORMS), help="with our kernels, or plain formulas")
+    add("--mode", default="default", help="of torch.compile; graphs are captured in any case (default: default)")
+    add("--commit", help="of the source, where it lies outside git")
 
 
 def _fail(message: str) -> int:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.families import EAGER, OURS
-from benchmarks.timing import Array, Candidate, interleave, onnx_run, speedup, torch_run
+from benchmarks.timing import Array, Candidate, interleave, onnx_run, torch_run
+from benchmarks.turns import speedup
 from export.denoising import denoiser_graph
 from export.deploy_denoiser import DeployDenoiser
 from skipvit.complexity import count_macs, count_params

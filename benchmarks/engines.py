@@ -24,9 +24,9 @@ from benchmarks.timing import (
     interleave,
     logits_of,
     onnx_run,
-    speedup,
     torch_run,
 )
+from benchmarks.turns import speedup
 from export.deploy import DeployClassifier, Normalise
 from export.graph import LOGITS, to_graph
 from skipvit.complexity import count_macs, count_params

@@ -3,7 +3,9 @@
 FAMILIES = {"vit": "ViT", "skipat": "SkipAt", "dgssa": "DGSSA", "glad": "GLAD", "dgssa_glad": "DGSSA+GLAD"}
 EAGER, PLAIN, OURS = "PyTorch", "timm export", "skipvit export"
 DENOISERS = ("micro", "tiny", "small", "base")  # sizes of Uformer and SkipAt-Uformer
-FORMS = {"pytorch": EAGER, "timm": PLAIN, "skipvit": OURS}  # as the command line calls them
+KERNELS, FORMULAS = "our kernels", "torch.compile alone"  # on a GPU
+GPU_FORMS = {"kernels": KERNELS, "formulas": FORMULAS}
+FORMS = {"pytorch": EAGER, "timm": PLAIN, "skipvit": OURS}  # as the command line calls them; so are GPU_FORMS
 
 
 def split_name(model: str) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.timing import Candidate, checked_drift, interleave, logits_of, onnx_run, speedup, torch_run
+from benchmarks.timing import Candidate, checked_drift, interleave, logits_of, onnx_run, torch_run
 from benchmarks.trainings import Training, carry_out, folder_of
+from benchmarks.turns import speedup
 from export.deploy import DeployClassifier, Normalise
 from export.graph import to_graph
 from skipvit.checkpoints import CheckpointError, load_model, read_checkpoint, read_samples

@@ -3,7 +3,7 @@
 import csv
 import datetime
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from skipvit import provenance
@@ -13,32 +13,57 @@ _CIRCUMSTANCES = ("machine", "versions", "commit", "date")
 
 
 def write_rows(
-    what: str, rows: Iterable[Mapping[str, object]], packages: Iterable[str], folder: Path = RESULTS
+    what: str,
+    rows: Iterable[Mapping[str, object]],
+    packages: Iterable[str],
+    folder: Path = RESULTS,
+    *,
+    machine: str | None = None,
+    commit: str | None = None,
+    keys: Sequence[str] = (),
 ) -> Path:
-    """Writes ``<what>_<machine>_<yyyymm>.csv``, replacing this month's file of the same machine.
+    """Writes ``<what>_<machine>_<yyyymm>.csv`` in place of this month's file of the same machine.
 
     Args:
         what: name of the benchmark.
         rows: one mapping a row, all with the same columns; units are in the column names.
         packages: packages whose versions matter to the figures.
+        machine: what was measured on, where that is not the processor.
+        commit: of the source, where it lies outside git.
+        keys: columns that tell rows apart; rows of the file before whose values in them are not among the new ones
+            stay. Without keys none stays.
     """
     today = datetime.datetime.now(datetime.UTC).date()
     found = provenance.versions_of(packages)
     circumstances = {
-        "machine": provenance.machine(),
+        "machine": machine or provenance.machine(),
         "versions": " ".join(f"{name}={version}" for name, version in found.items()),
-        "commit": provenance.commit(),
+        "commit": commit or provenance.commit(),
         "date": today.isoformat(),
     }
-    complete = [{**row, **circumstances} for row in rows]
+    complete: list[Mapping[str, object]] = [{**row, **circumstances} for row in rows]
     slug = re.sub(r"[^a-z0-9]+", "-", circumstances["machine"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{what}_{slug}_{today:%Y%m}.csv"
+    if keys and path.exists():
+        complete = _with_those_before(complete, _read(path), keys)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(complete[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(complete)
     return path
+
+
+def _with_those_before(
+    new: list[Mapping[str, object]], before: list[dict[str, str]], keys: Sequence[str]
+) -> list[Mapping[str, object]]:
+    def key(row: Mapping[str, object]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in keys)
+
+    if before and list(before[0]) != list(new[0]):  # an earlier form of the benchmark
+        return new
+    taken = set(map(key, new))
+    return [row for row in before if key(row) not in taken] + new
 
 
 def newest(what: str, folder: Path = RESULTS) -> Path | None:

@@ -1,26 +1,21 @@
-"""Candidates timed side by side: every round runs each once, in an order that rotates, so that drift hits all alike.
+"""Forms of a model timed side by side, in CPU time of this process on one thread; a busy machine disturbs it little."""
 
-Time is this process's CPU time on one thread, which a busy machine disturbs little. A ratio is the median over rounds
-of baseline time over candidate time, paired within the round.
-"""
-
-import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from benchmarks.turns import Key, in_turns
 from export.graph import LOGITS
 from skipvit.transforms import Pixels
 
 Array = np.ndarray[Any, Any]
-Key = TypeVar("Key", bound=Hashable)
 _MAX_DRIFT = 1e-3
 
 
@@ -73,18 +68,11 @@ def interleave(
     candidates: Mapping[Key, Candidate], pictures: Pixels, rounds: int, label: str
 ) -> dict[Key, list[float]]:
     """CPU milliseconds per image of each candidate, a value a round."""
-    times: dict[Key, list[float]] = {key: [] for key in candidates}
     inputs = {key: candidate.prepare(pictures) for key, candidate in candidates.items()}
-    order = list(candidates)
-    for round_ in tqdm(range(rounds), desc=label, unit="round", leave=False):
-        turn = round_ % len(order)
-        for key in order[turn:] + order[:turn]:
-            start = time.process_time()
-            candidates[key].run(inputs[key])
-            times[key].append((time.process_time() - start) * 1e3 / len(pictures))
-    return times
 
+    def timed(key: Key) -> float:
+        start = time.process_time()
+        candidates[key].run(inputs[key])
+        return (time.process_time() - start) * 1e3 / len(pictures)
 
-def speedup(baseline: Sequence[float], candidate: Sequence[float]) -> float:
-    """Median over rounds of baseline time over candidate time."""
-    return statistics.median(b / c for b, c in zip(baseline, candidate, strict=True))
+    return in_turns({key: partial(timed, key) for key in candidates}, rounds, label)

@@ -1,0 +1,150 @@
+"""Images a second on a GPU: the ViT and every variant of one size, picture size, batch and dtype, in turns.
+
+All go through torch.compile and are replayed as CUDA graphs; the ViT has PyTorch's fused attention. Variants run in two
+forms, with our kernels and as torch.compile alone makes them. Before anything is timed, logits are compared with those
+of the same weights in float32, computed eagerly.
+"""
+
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.families import FORMULAS, KERNELS
+from benchmarks.gpu_clock import Clock
+from benchmarks.gpu_forms import build, in_form
+from benchmarks.turns import in_turns, speedup
+from trt_plugins.cubins import CompileError
+from trt_plugins.on_device import DeviceError
+
+PACKAGES = ("torch", "triton", "timm", "cuda-bindings", "nvidia-cudnn-cu13", "nvidia-cublas", "numpy")
+KEYS = ("model", "form", "resolution_px", "batch", "dtype")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Largest difference of logits over the largest logit. A wrong kernel is off by a whole; roundings of 12 layers add up.
+_LIMITS = {"bf16": 5e-2, "fp16": 1e-2, "fp32": 1e-3}
+_COMPARED = 8  # images
+Key = tuple[str, str]  # family, form
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all models of one comparison share.
+
+    Attributes:
+        shape: size and patch as a preset's name ends, such as ``small_patch16_224``.
+        side: of the pictures in pixels; the presets of 224 px are built for it.
+    """
+
+    shape: str
+    side: int
+    batch: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.shape.split('_')[0]} {self.side} px batch {self.batch} {self.dtype}"
+
+
+def plan(sizes: Sequence[str], sides: Sequence[int], batches: Sequence[int], dtypes: Sequence[str]) -> list[Setting]:
+    """All settings, the first of every argument first, and then those that differ from that in little."""
+    order = [
+        (i + j + k + m, Setting(f"{size}_patch16_224", side, batch, dtype))
+        for i, size in enumerate(sizes)
+        for j, side in enumerate(sides)
+        for k, batch in enumerate(batches)
+        for m, dtype in enumerate(dtypes)
+    ]
+    return [setting for _, setting in sorted(order, key=lambda ranked: ranked[0])]
+
+
+SMOKE = [Setting("micro_patch2_8", 8, 2, "fp32")]
+
+
+def keys(families: Collection[str], forms: Collection[str]) -> list[Key]:
+    """What is timed in a setting. The ViT calls no op of ours: it has one form, that of torch.compile alone."""
+    return [(family, form) for family in families for form in forms if family != "vit"] + [("vit", FORMULAS)]
+
+
+def measure(
+    setting: Setting, clock: Clock, rounds: int, mode: str, families: Collection[str], forms: Collection[str]
+) -> tuple[list[dict[str, object]], list[str]]:
+    """Rows of one setting, and what went wrong: a model that fails, or is not float32's, is left out.
+
+    Args:
+        mode: of torch.compile, or the name of another backend than its own after ``backend:``.
+        families: of benchmarks.families.FAMILIES; the ViT is always among them.
+        forms: of benchmarks.families.GPU_FORMS' values.
+    """
+    chance = torch.Generator(clock.device).manual_seed(0)
+    images = torch.randn(setting.batch, 3, setting.side, setting.side, generator=chance, device=clock.device)
+    errors: dict[Key, float] = {}
+    readings: dict[Key, Callable[[], float]] = {}
+    failures: list[str] = []
+    with torch.inference_mode():
+        for key in tqdm(keys(families, forms), desc=f"{setting}: compiling", unit="model", leave=False):
+            try:
+                errors[key], readings[key] = _prepared(key, setting, images, clock, mode)
+            except (RuntimeError, DeviceError, CompileError) as error:
+                failures.append(f"{setting}: {key[0]} by {key[1]}: {error}")
+        if ("vit", FORMULAS) not in readings:
+            return [], failures
+        times = in_turns(readings, rounds, str(setting))
+    return [_row(setting, key, times, errors[key], mode) for key in times], failures
+
+
+def _prepared(key: Key, setting: Setting, images: Tensor, clock: Clock, mode: str) -> tuple[float, Callable[[], float]]:
+    """The error of a model's logits, and its clock."""
+    family, form = key
+    model = model_of(family, setting, images.device)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # or the patch embedding is not in float32
+        expected = model(images[:_COMPARED]).double()
+    dtype = DTYPES[setting.dtype]
+    run = partial(_run, compiled(model.to(dtype), mode), form, images.to(dtype))
+    error = float((run()[:_COMPARED].double() - expected).abs().max() / expected.abs().max())
+    if not error <= _LIMITS[setting.dtype]:
+        raise RuntimeError(f"its logits are {error:.1e} of their size away from float32's")
+    return error, clock.readings(run)
+
+
+def compiled(model: nn.Module, mode: str) -> Any:
+    """The model under torch.compile, for one batch size; code that it cannot compile whole is an error, not slow."""
+    torch._dynamo.config.recompile_limit = 64  # the families' forward passes are the same code, compiled for each
+    if mode.startswith("backend:"):
+        return torch.compile(model, dynamic=False, fullgraph=True, backend=mode.removeprefix("backend:"))
+    return torch.compile(model, dynamic=False, fullgraph=True, mode=mode)
+
+
+def model_of(family: str, setting: Setting, device: torch.device) -> nn.Module:
+    """A family's model of the setting's size, in float32."""
+    own = None if setting.shape.startswith("micro") else setting.side
+    return build(f"{family}_{setting.shape}", own, device)
+
+
+def _run(model: nn.Module, form: str, images: Tensor) -> Tensor:
+    with in_form(form, images.device):
+        return model(images)
+
+
+def _row(
+    setting: Setting, key: Key, times: Mapping[Key, Sequence[float]], error: float, mode: str
+) -> dict[str, object]:
+    (family, form), own = key, times[key]
+    alone = times.get((family, FORMULAS)) if form == KERNELS else None
+    return {
+        "model": f"{family}_{setting.shape.split('_')[0]}",
+        "form": form,
+        "resolution_px": setting.side,
+        "batch": setting.batch,
+        "dtype": setting.dtype,
+        "images_per_s": round(setting.batch / statistics.median(own), 1),
+        "ms_per_batch": round(1e3 * statistics.median(own), 4),
+        "speedup_over_vit": round(speedup(times["vit", FORMULAS], own), 3),
+        "speedup_over_torch_compile_alone": round(speedup(alone, own), 3) if alone else "",
+        "max_logit_error": f"{error:.1e}",
+        "compile_mode": mode,
+        "rounds": len(own),
+    }
