@@ -86,6 +86,14 @@ def test_the_readme_has_the_same_steps_and_checks() -> None:
     assert checks == re.findall(r"^   (\w)\. ", text, re.MULTILINE) == list("abcdef")
 
 
+def test_every_file_that_the_readme_names_is_there() -> None:
+    text = (ROOT / "trt_plugins" / "README.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w./]+\.(?:cu|cuh|h|py))`", text) if name not in STEPS.values()}
+    places = [ROOT, ROOT / "trt_plugins", ROOT / "tests" / "trt_plugins", ROOT / "tests" / "export"]
+    assert len(named) > 20
+    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
+
+
 # --- a. the torch op does what it says ---
 
 
