@@ -10,6 +10,7 @@
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench denoise-server --models models --megapixels 24
     skipvit-bench gpu --only kernels
+    skipvit-bench runner --batches 32
     skipvit-bench presets
 
 Close other programs first. The rows carry machine, versions and commit; `make readme` puts them into README. `pareto`
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "curve": _curve,
         "pareto": _pareto,
         "gpu": _gpu,
+        "runner": _runner,
         "presets": _presets,
     }
     try:
@@ -160,6 +162,14 @@ def _gpu(arguments: argparse.Namespace) -> int:
     return max([gpu_report.tell(outcome) for outcome in outcomes])
 
 
+def _runner(arguments: argparse.Namespace) -> int:
+    from benchmarks import runner_overhead
+
+    rows = runner_overhead.measure(arguments.batches, arguments.sides, arguments.rounds)
+    _finish("runner", rows, runner_overhead.PACKAGES, arguments.out)
+    return 0
+
+
 def _presets(_: argparse.Namespace) -> int:
     from benchmarks import denoiser_presets, presets
     from benchmarks.rows import print_table
@@ -202,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_denoise_server(what.add_parser("denoise-server", help="memory and fairness of denoising, over HTTP"))
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
     _add_gpu(what.add_parser("gpu", help="our kernels and whole models on an NVIDIA GPU"))
+    _add_runner(what.add_parser("runner", help="CPU time of the runner of engines per batch, with a stubbed context"))
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
 
@@ -231,6 +242,13 @@ def _add_denoise_server(denoise: argparse.ArgumentParser) -> None:
     add("--megapixels", type=float, default=24.0, help="of the large photograph (default: 24)")
     add("--pictures", type=whole(1), default=100, help="of random sizes, one after the other (default: 100)")
     add("--largest", type=whole(16), default=1200, help="longest side of those in pixels (default: 1200)")
+
+
+def _add_runner(runner: argparse.ArgumentParser) -> None:
+    add = runner.add_argument
+    add("--batches", nargs="+", type=whole(1), default=[1, 8, 32], help="rows a batch (default: 1 8 32)")
+    add("--sides", nargs="+", type=whole(1), default=[32, 224], help="of square pictures, in pixels (default: 32 224)")
+    add("--rounds", type=whole(1), default=9, help="of 200 batches each (default: 9)")
 
 
 def _add_denoising(denoising: argparse.ArgumentParser) -> None:
