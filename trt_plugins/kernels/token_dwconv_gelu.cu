@@ -23,22 +23,24 @@ static_assert(R % 2 == 1 && R <= 9, "KERNEL_SIZE is odd, at most 9");
 constexpr int THREADS = 256, SLICE = 64, WIDTH = 16;  // as in operators/token_dwconv_gelu.py
 constexpr int COLUMNS = WIDTH + R - 1;
 constexpr int PITCH = SLICE + WIDE;             // scalars from pixel to pixel: 16 bytes more, against bank conflicts
-constexpr int RING = 16 / int(sizeof(Scalar));  // rows; a power of 2
+constexpr int RING = sizeof(Scalar) == 4 ? 4 : R <= 5 ? 2 * R : R;  // rows
+constexpr int BLOCKS = R <= 5 ? 3 : R <= 7 ? 2 : 1;  // on a multiprocessor: as many as have registers without spilling
 
 struct Room {
   alignas(16) Scalar ring[RING][COLUMNS * PITCH];
   alignas(16) Scalar weight[SLICE * R * R];
-#if TENSOR_CORES
-  alignas(16) Scalar done[2][WIDTH * PITCH];  // rows of y on their way out
-#endif
+  alignas(16) Scalar done[2][TENSOR_CORES ? WIDTH * PITCH : 1];  // rows of y on their way out
 };
 
-// What a block works on, and where that lies.
+// What a block works on.
 struct Part {
   const Scalar* x;  // the image
   Scalar* y;
   int height, width, channels;
   int channel, column, first, last;  // where the slice and the columns start; rows first..last of y
+
+  INSIDE int stride() const { return width * channels; }  // from row to row
+  INSIDE int at(int column, int channel) const { return column * channels + channel; }
 };
 
 DEVICE float gelu(float x) {
@@ -54,36 +56,39 @@ DEVICE float gelu(float x) {
 #endif
 }
 
-// Brings rows of x into shared memory: where a thread's share of each row lies.
+// Brings rows of x into shared memory, from `row` on: where a thread's share of the next one lies.
 template <int V>
 struct Fetcher {
   static constexpr int VECTORS = SLICE / V, PASSES = (COLUMNS * VECTORS + THREADS - 1) / THREADS;
   const Part& part;
-  size_t from[PASSES];
+  int row;
+  const Scalar* from[PASSES];
   bool there[PASSES];
 
-  INSIDE Fetcher(const Part& part) : part(part) {
+  INSIDE Fetcher(const Part& part) : part(part), row(part.first - HALF) {
 #pragma unroll
     for (int i = 0; i < PASSES; ++i) {
       const int index = i * THREADS + threadIdx.x;
       const int column = part.column - HALF + index / VECTORS, channel = part.channel + index % VECTORS * V;
       there[i] = column >= 0 && column < part.width && channel < part.channels;
-      from[i] = there[i] ? size_t(column) * part.channels + channel : 0;
+      from[i] = part.x + (there[i] ? (long long)row * part.stride() + part.at(column, channel) : 0);
     }
   }
-  INSIDE void fetch(int row, Scalar* to) const {
-    if (row < 0 || row >= part.height) return;
-    const Scalar* line = part.x + size_t(row) * part.width * part.channels;
+  INSIDE void fetch(Scalar* to) {
+    const bool inside = row >= 0 && row < part.height && row < part.last + HALF;
 #pragma unroll
     for (int i = 0; i < PASSES; ++i) {
       const int index = i * THREADS + threadIdx.x;
-      if (index >= COLUMNS * VECTORS) break;
-      Scalar* place = to + index / VECTORS * PITCH + index % VECTORS * V;
-      if (V > 1)
-        copy_16_async(line + from[i], there[i], place);
-      else
-        *place = there[i] ? line[from[i]] : as_scalar<Scalar>(0.0f);
+      if (inside && index < COLUMNS * VECTORS) {
+        Scalar* place = to + index / VECTORS * PITCH + index % VECTORS * V;
+        if (V > 1)
+          copy_16_async(from[i], there[i], place);
+        else
+          *place = there[i] ? *from[i] : as_scalar<Scalar>(0.0f);
+      }
+      if (there[i]) from[i] += part.stride();
     }
+    ++row;
   }
 };
 
@@ -101,15 +106,17 @@ DEVICE void fetch_weight(const Part& part, const Scalar* weight, Scalar* to) {
 
 // Sums by fma: a thread has one channel and four columns.
 struct Plain {
-  static constexpr int ACROSS = WIDTH * SLICE / THREADS;
+  static constexpr int ACROSS = WIDTH * SLICE / THREADS, PHASES = R;
   const Part& part;
-  int channel, column;
+  int channel, column;  // in the block's part
   bool idle;
+  Scalar* to;  // first of the columns in the next row of y
   float taps[R * R], bias, sums[R][ACROSS];
 
   INSIDE Plain(const Part& part, const Room& room, const Scalar* biases) : part(part) {
     channel = threadIdx.x % SLICE;
     column = threadIdx.x / SLICE * ACROSS;
+    to = part.y + (long long)part.first * part.stride() + part.at(part.column + column, part.channel + channel);
     idle = part.channel + channel >= part.channels || part.column + column >= part.width;
     bias = idle ? 0.0f : to_float(biases[part.channel + channel]);
 #pragma unroll
@@ -121,8 +128,10 @@ struct Plain {
 #pragma unroll
     for (int i = 0; i < ACROSS; ++i) sums[slot][i] = bias;
   }
-  // Adds a row of x; the row of sums that sees it through row dy of the taps is in slot (phase - dy) mod R.
+  // Adds a row of x; the row of sums that sees it through row dy of the taps is in slot (phase - dy) mod R, a new one
+  // through row 0.
   INSIDE void add(const Scalar* row, int phase) {
+    clear(phase % R);
     if (idle) return;
     float x[ACROSS + R - 1];
 #pragma unroll
@@ -132,32 +141,43 @@ struct Plain {
 #pragma unroll
       for (int dx = 0; dx < R; ++dx)
 #pragma unroll
-        for (int i = 0; i < ACROSS; ++i) sums[(phase - dy + R) % R][i] += x[i + dx] * taps[dy * R + dx];
+        for (int i = 0; i < ACROSS; ++i) sums[(phase + R - dy) % R][i] += x[i + dx] * taps[dy * R + dx];
   }
-  INSIDE void finish(int slot, int row, Room&) {
+  INSIDE void finish(int slot, Scalar*) {
     if (idle) return;
-    const int across = part.column + column;
-    Scalar* to = part.y + (size_t(row) * part.width + across) * part.channels + part.channel + channel;
 #pragma unroll
     for (int i = 0; i < ACROSS; ++i)
-      if (across + i < part.width) to[size_t(i) * part.channels] = as_scalar<Scalar>(gelu(sums[slot][i]));
+      if (part.column + column + i < part.width) to[i * part.channels] = as_scalar<Scalar>(gelu(sums[slot][i]));
+    to += part.stride();
   }
-  INSIDE void leave(int, const Room&) const {}
+  INSIDE void leave(const Scalar*) {}
 };
 
 #if TENSOR_CORES
 // Sums by mma: a warp has eight channels and all columns; columns are rows of a and c, channels the columns of b and c,
 // and k is eight channels at one tap, then at the tap beside it.
 struct Diagonal {
+  static constexpr int PHASES = 2 * R;
   const Part& part;
-  int g, t, slice;  // lane l is (l / 4, l % 4); first channel of the warp in the block's slice
-  bool idle;
+  int slice;                 // first channel of the warp in the block's slice
+  int four, two, mine, from; // in a row in shared memory: to load matrices, of the lane's sums, of 16 bytes for y
+  Scalar* to;                // where those go in the next row of y
+  bool idle, takes;
   uint32_t taps[R * R];
   float bias[2], sums[R][4];
 
   INSIDE Diagonal(const Part& part, const Room& room, const Scalar* biases) : part(part) {
-    g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, slice = threadIdx.x / 32 * 8;
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    slice = threadIdx.x / 32 * 8;
+    four = (lane % 16 + lane / 16) * PITCH + slice, two = (lane % 16 + R - 1) * PITCH + slice;
+    mine = g * PITCH + slice + 2 * t;
     idle = part.channel + slice >= part.channels;
+    constexpr int VECTORS = SLICE / WIDE;
+    static_assert(WIDTH * VECTORS <= THREADS, "a thread takes one vector to y");
+    const int column = threadIdx.x / VECTORS, offset = threadIdx.x % VECTORS * WIDE;
+    takes = column < WIDTH && part.column + column < part.width && part.channel + offset < part.channels;
+    from = column * PITCH + offset;
+    to = part.y + (long long)part.first * part.stride() + part.at(part.column + column, part.channel + offset);
 #pragma unroll
     for (int i = 0; i < 2; ++i) bias[i] = idle ? 0.0f : to_float(biases[part.channel + slice + 2 * t + i]);
     const bool on_diagonal = !idle && g / 2 == t;
@@ -172,44 +192,36 @@ struct Diagonal {
     for (int i = 0; i < 4; ++i) sums[slot][i] = bias[i % 2];
   }
   INSIDE void add(const Scalar* row, int phase) {
-    if (idle) return;
-    const int lane = threadIdx.x % 32;
-    const Scalar* pixel = row + lane % 16 * PITCH + slice;
+    clear(phase % R);
 #pragma unroll
     for (int dx = 0; dx + 1 < R; dx += 2) {
       uint32_t x[4];
-      load_matrices(pixel + (dx + lane / 16) * PITCH, x);
+      load_matrices(row + four + dx * PITCH, x);
 #pragma unroll
       for (int dy = 0; dy < R; ++dy) {
         const uint32_t pair[2] = {taps[dy * R + dx], taps[dy * R + dx + 1]};
-        multiply_add(x, pair, sums[(phase - dy + R) % R]);
+        multiply_add(x, pair, sums[(phase + R - dy) % R]);
       }
     }
     uint32_t x[2];
-    load_matrices(pixel + (R - 1) * PITCH, x);
+    load_matrices(row + two, x);
 #pragma unroll
-    for (int dy = 0; dy < R; ++dy) multiply_add(x, taps[dy * R + R - 1], sums[(phase - dy + R) % R]);
+    for (int dy = 0; dy < R; ++dy) multiply_add(x, taps[dy * R + R - 1], sums[(phase + R - dy) % R]);
   }
   // Into shared memory first: a warp has 16 bytes of each pixel, and DRAM is written in larger pieces.
-  INSIDE void finish(int slot, int row, Room& room) {
+  INSIDE void finish(int slot, Scalar* done) {
     if (idle) return;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (part.column + 8 * i >= part.width) break;
-      uint32_t* to = reinterpret_cast<uint32_t*>(room.done[row % 2] + (g + 8 * i) * PITCH + slice + 2 * t);
-      *to = as_pair(gelu(sums[slot][2 * i]), gelu(sums[slot][2 * i + 1]));
-    }
+    for (int i = 0; i < 2; ++i)
+      if (part.column + 8 * i < part.width)
+        *reinterpret_cast<uint32_t*>(done + mine + 8 * i * PITCH) =
+            as_pair(gelu(sums[slot][2 * i]), gelu(sums[slot][2 * i + 1]));
   }
   // After the next barrier the block writes the row.
-  INSIDE void leave(int row, const Room& room) const {
-    constexpr int VECTORS = SLICE / WIDE;
-    for (int i = threadIdx.x; i < WIDTH * VECTORS; i += THREADS) {
-      const int column = part.column + i / VECTORS, offset = i % VECTORS * WIDE;
-      if (column >= part.width || part.channel + offset >= part.channels) continue;
-      Scalar* to = part.y + (size_t(row) * part.width + column) * part.channels + part.channel + offset;
-      typedef Pack<Scalar, WIDE> Vector;
-      *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(room.done[row % 2] + i / VECTORS * PITCH + offset);
-    }
+  INSIDE void leave(const Scalar* done) {
+    typedef Pack<Scalar, WIDE> Vector;
+    if (takes) *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(done + from);
+    to += part.stride();
   }
 };
 typedef Diagonal Fast;
@@ -219,37 +231,44 @@ typedef Plain Fast;
 
 template <class Sums, int V>
 DEVICE void convolve(const Part& part, const Scalar* weight, const Scalar* bias, Room& room) {
-  const Fetcher<V> fetcher(part);
-  const int top = part.first - HALF, steps = part.last - part.first + R - 1;
+  Fetcher<V> fetcher(part);
   fetch_weight<V>(part, weight, room.weight);
-  for (int step = 0; step < RING - 1; ++step) {
-    if (step < steps) fetcher.fetch(top + step, room.ring[step]);
+  for (int slot = 0; slot < RING - 1; ++slot) {
+    fetcher.fetch(room.ring[slot]);
     end_group();
   }
   wait_for_groups<RING - 2>();
   __syncthreads();
 
   Sums sums(part, room, bias);
-  for (int base = 0; base < steps; base += R) {
+  const int steps = part.last - part.first + R - 1;
+  const int above = part.first < HALF ? HALF - part.first : 0;  // steps whose row of x is above the image
+  const int inside = part.height - (part.first - HALF);         // steps before those whose row is below it
+  // Once unrolled, all that follows from `phase` alone is known when the kernel is compiled.
+  constexpr int PHASES = Sums::PHASES;
+  for (int base = 0; base < steps; base += PHASES) {
 #pragma unroll
-    for (int phase = 0; phase < R; ++phase) {
-      const int step = base + phase, row = top + step;
+    for (int phase = 0; phase < PHASES; ++phase) {
+      const int step = base + phase;
       if (step >= steps) break;
+      const int turn = PHASES % RING ? step % RING : phase % RING, parity = PHASES % 2 ? step % 2 : phase % 2;
       wait_for_groups<RING - 2>();
       __syncthreads();  // the row is here, and nobody reads the one that the next fetch replaces
-      if (step + RING - 1 < steps) fetcher.fetch(row + RING - 1, room.ring[(step + RING - 1) % RING]);
+      fetcher.fetch(room.ring[(turn + RING - 1) % RING]);
       end_group();
-      if (step >= R) sums.leave(row - HALF - 1, room);
-      if (row >= 0 && row < part.height) sums.add(room.ring[step % RING], phase);
-      if (step >= R - 1) sums.finish((phase + 1) % R, row - HALF, room);
-      sums.clear((phase + 1) % R);
+      if (step >= R) sums.leave(room.done[1 - parity]);
+      if (step >= above && step < inside)
+        sums.add(room.ring[turn], phase);
+      else
+        sums.clear(phase % R);
+      if (step >= R - 1) sums.finish((phase + 1) % R, room.done[parity]);
     }
   }
   __syncthreads();
-  sums.leave(part.last - 1, room);
+  sums.leave(room.done[(steps + 1) % 2]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     ENTRY(token_dwconv_gelu)(const Scalar* x, const Scalar* weight, const Scalar* bias, int height, int width,
                              int channels, int rows, Scalar* y) {
   __shared__ Room room;
