@@ -19,7 +19,7 @@ from trt_plugins.plugin_op import NAMESPACE, VERSION
 
 _WORKER = Path(__file__).with_name("engine_worker.py")
 _CANCEL_S = 5.0  # a phase without steps cannot be cancelled, only ended
-_LAST_WORDS = 3
+_LAST_LINES, _MOST_WORDS = 8, 600
 
 
 class BuildError(Exception):
@@ -42,7 +42,7 @@ def build(job: BuildJob, name: str) -> Built:
         if "built" in outcome:
             return Built(**outcome["built"])
         if "refused" in outcome:
-            raise BuildError(_sentence(job, outcome["refused"], outcome["text"], outcome["op"]))
+            raise BuildError(_sentence(job, outcome, _tail(words)))
         raise BuildError(_obituary(job, process.wait(), progress.doing, _tail(words)))
 
 
@@ -101,30 +101,35 @@ def _outcome(process: subprocess.Popen[str], progress: Progress) -> dict[str, An
         progress.told(message)
 
 
-def _sentence(job: BuildJob, kind: str, text: str, op: str) -> str:
-    if kind == "flag":
+def _sentence(job: BuildJob, outcome: dict[str, Any], words: list[str]) -> str:
+    kind, text, op = outcome["refused"], outcome["text"], outcome["op"]
+    if kind == "asked":
         return text
     if kind == "parse" and "Plugin not found" in text:
+        if not job.plugins:
+            return f"{job.onnx} has no body of {op}, which --no-plugins needs; leave it out, or export the model again"
         return (
-            f"{job.onnx}: TensorRT has no op {op}, no plugin of that name is registered"
-            f"{'' if job.plugins else ' with --no-plugins'}, and the file has no body of it; ours are in namespace "
-            f"{NAMESPACE!r}, version {VERSION}. Export the model again with skipvit-to-onnx"
+            f"{job.onnx} has a node {op}, which is neither an op of ONNX nor, as it stands there, a plugin of ours "
+            f"(namespace {NAMESPACE!r}, version {VERSION}), and no body of it; export the model again"
         )
     if kind == "parse":
-        return f"{job.onnx} cannot be imported by {TITLES[job.flavor]}{f' at a node {op}' if op else ''}: {text}"
+        where = f" at a node {op}" if op else ""
+        more = "".join(f" ({line})" for line in words if "Exception caught" in line)
+        return f"{job.onnx} cannot be imported by {TITLES[job.flavor]}{where}: {text}{more}; export the model again"
     asked = [f"--{name.replace('_', '-')}" for name in ("version_compatible", "refit", "strip") if getattr(job, name)]
     advice = f"leave {' and '.join(asked)} out" if asked else "try --no-plugins, or another --precision"
     return f"{TITLES[job.flavor]} cannot build an engine of {job.onnx}: {text}; {advice}"
 
 
-def _obituary(job: BuildJob, status: int, doing: str, words: str) -> str:
+def _obituary(job: BuildJob, status: int, doing: str, words: list[str]) -> str:
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    said = f", saying: {' '.join(words)[-_MOST_WORDS:]}" if words else ""
     return (
-        f"{TITLES[job.flavor]} ended with {how} while {doing.lower()} of {job.onnx}"
-        f"{f', saying: {words}' if words else ''}; try --no-plugins, or --verbose to see more"
+        f"{TITLES[job.flavor]} broke down over {job.onnx} ({how}, at {doing!r}{said}); no engine was written. "
+        "Try --no-plugins, or --verbose to see more"
     )
 
 
-def _tail(words: IO[str]) -> str:
+def _tail(words: IO[str]) -> list[str]:
     words.seek(0)
-    return " ".join("".join(words.readlines()[-_LAST_WORDS:]).split())[-600:]
+    return [" ".join(line.split()) for line in words.readlines()[-_LAST_LINES:]]

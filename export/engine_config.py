@@ -45,7 +45,7 @@ def configured(job: BuildJob, tensorrt: Tensorrt, builder: Any) -> tuple[Any, bo
 
 def _unknown(tensorrt: Tensorrt, option: str) -> Refused:
     flag = option.replace("_", "-")
-    return Refused("flag", f"{TITLES[tensorrt.flavor]} {tensorrt.version} has no --{flag}; leave it out")
+    return Refused("asked", f"{TITLES[tensorrt.flavor]} {tensorrt.version} has no --{flag}; leave it out")
 
 
 def _set_hardware_compatible(tensorrt: Tensorrt, config: Any) -> None:
@@ -75,7 +75,7 @@ def _set_timing_cache(config: Any, path: Path) -> bool:
     try:
         known = path.read_bytes() if path.is_file() and path.stat().st_size <= _MAX_CACHE_BYTES else b""
     except OSError as error:
-        raise Refused("flag", f"{path} cannot be read: {error.strerror}; give another --timing-cache") from None
+        raise Refused("asked", f"{path} cannot be read: {error.strerror}; give another --timing-cache") from None
     found = config.set_timing_cache(config.create_timing_cache(known), False)
     return bool(found or config.set_timing_cache(config.create_timing_cache(b""), False))
 
@@ -92,4 +92,4 @@ def save_timing_cache(job: BuildJob, config: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, bytes(memoryview(config.get_timing_cache().serialize())))
     except OSError as error:
-        raise Refused("flag", f"{path} cannot be written: {error.strerror}; give another --timing-cache") from None
+        raise Refused("asked", f"{path} cannot be written: {error.strerror}; give another --timing-cache") from None

@@ -79,7 +79,7 @@ def read_graph(path: Path) -> Graph:
         ours={
             node.name or f"node_of_{node.output[0]}": node.op_type
             for node in model.graph.node
-            if node.domain == NAMESPACE
+            if node.domain == NAMESPACE or _plugin_namespace(node) == NAMESPACE
         },
         precision=_precision(model),
     )
@@ -129,6 +129,10 @@ def _tensor(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | None, ...]]:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
     return str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape
+
+
+def _plugin_namespace(node: onnx.NodeProto) -> str:
+    return next((a.s.decode(errors="replace") for a in node.attribute if a.name == "plugin_namespace"), "")
 
 
 def _precision(model: onnx.ModelProto) -> Precision:

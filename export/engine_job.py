@@ -7,7 +7,7 @@ from typing import Literal
 from skipvit.manifest import Flavor
 
 TITLES: dict[Flavor, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-Kind = Literal["flag", "parse", "build", "cancelled"]
+Kind = Literal["asked", "parse", "build", "cancelled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class BuildJob:
     flavor: Flavor
     profiles: Mapping[str, Sequence[Sequence[int]]]
     plugins: bool = True
+    plugin_code: Literal["cubin", "ptx"] = "cubin"
     timing_cache: str | None = None
     timing_cache_asked: bool = False
     level: int | None = None
@@ -48,7 +49,7 @@ class Built:
 
 
 class Refused(Exception):
-    """TensorRT will not build this; ``kind`` says what it stumbled over, ``op`` at which node of the graph."""
+    """TensorRT will not build this: what is ``asked`` for is not to be had, or it fell over the graph, at an ``op``."""
 
     def __init__(self, kind: Kind, text: str, op: str = "") -> None:
         super().__init__(text)

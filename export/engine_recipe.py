@@ -38,7 +38,8 @@ class Recipe:
         """The record's ``options``: with equal ones, and equal shapes, an engine need not be built again."""
         asked = {name: getattr(self.job, name) for name in _OPTIONS if getattr(self.job, name) not in (None, False)}
         hashed = {"plugin_sources": sources_hash()} if self.job.plugins and self.target.graph.ours else {}
-        return {"onnx_sha256": self.job.sha256, "plugins": self.job.plugins, **hashed, **asked}
+        code = {"plugin_code": self.job.plugin_code} if hashed and self.tensorrt.flavor == "tensorrt" else {}
+        return {"onnx_sha256": self.job.sha256, "plugins": self.job.plugins, **hashed, **code, **asked}
 
     def record(self, built: Built, parity: Parity | None) -> Engine:
         """What the manifest says of the engine."""

@@ -22,10 +22,12 @@ if not __package__:  # run as a file: the repository root, not export/, goes fir
 from export.engine_config import configured, save_timing_cache
 from export.engine_job import TITLES, BuildJob, Built, Refused
 from export.engine_watch import Tell, make_log, make_monitor
-from trt_plugins.flavors import Tensorrt, open_tensorrt
-from trt_plugins.registration import register
+from trt_plugins.flavors import Tensorrt, TensorrtMissing, open_tensorrt
+from trt_plugins.registration import RegistrationError, register
 
 _PLUGIN_LAYERS = ("PLUGIN", "PLUGIN_V2", "PLUGIN_V3")
+# TensorRT 11 knows nothing but strong typing; the second is for plugins whose machine code becomes part of the engine.
+_NETWORK_FLAGS = ("STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS")
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
@@ -40,13 +42,18 @@ def main() -> int:
         with lock:
             print(json.dumps(message), file=told, flush=True)
 
-    job = BuildJob(**json.loads(sys.stdin.readline()))
+    asked = sys.stdin.readline()
+    if not asked:  # whoever wanted an engine is gone
+        return 0
+    job = BuildJob(**json.loads(asked))
     cancelled = threading.Event()
     threading.Thread(target=_watch, args=(sys.stdin, cancelled), daemon=True).start()
     try:
         tell(built=dataclasses.asdict(build(job, tell, cancelled)))
     except Refused as refused:
         tell(refused=refused.kind, text=str(refused), op=refused.op)
+    except (RegistrationError, TensorrtMissing) as error:
+        tell(refused="asked", text=str(error), op="")
     told.close()
     sys.stderr.flush()
     os._exit(0)  # what TensorRT does when Python takes it apart is of no interest any more
@@ -70,7 +77,7 @@ def build(job: BuildJob, tell: Tell, cancelled: threading.Event) -> Built:
         builder = trt.Builder(log)
     except (TypeError, RuntimeError):  # a null pointer to the bindings
         raise Refused(
-            "flag", f"{TITLES[tensorrt.flavor]} builds on a machine with an NVIDIA GPU only: {log.last}"
+            "asked", f"{TITLES[tensorrt.flavor]} builds on a machine with an NVIDIA GPU only: {log.last}"
         ) from None
     tell(phase="Reading the graph", steps=0)
     network = _parsed(job, tensorrt, builder, log)
@@ -95,9 +102,10 @@ def build(job: BuildJob, tell: Tell, cancelled: threading.Event) -> Built:
 def _parsed(job: BuildJob, tensorrt: Tensorrt, builder: Any, log: Any) -> Any:
     trt = tensorrt.module
     if job.plugins:
-        register(tensorrt)
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+        register(tensorrt, code=job.plugin_code)
+    kinds = trt.NetworkDefinitionCreationFlag
+    flags = [getattr(kinds, name) for name in _NETWORK_FLAGS if hasattr(kinds, name)]
+    network = builder.create_network(sum(1 << int(flag) for flag in flags))
     raw = Path(job.onnx).read_bytes()
     if hashlib.sha256(raw).hexdigest() != job.sha256:
         raise Refused("parse", "the file changed while it was read")

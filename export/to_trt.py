@@ -83,7 +83,9 @@ def _run(arguments: argparse.Namespace) -> int:
     tensorrt = _tensorrt(arguments.flavor, gpu)
     shapes = profiles(target.graph, target.manifest, arguments.batch, dict(arguments.shape))
     flags: dict[str, Any] = {name: getattr(arguments, name) for name in _BUILD_FLAGS}
-    flags |= {"plugins": not arguments.no_plugins, "timing_cache": arguments.timing_cache}
+    # a kernel's machine code runs on GPUs of one major version only
+    code = arguments.plugin_code or ("ptx" if arguments.hardware_compatible else "cubin")
+    flags |= {"plugins": not arguments.no_plugins, "plugin_code": code, "timing_cache": arguments.timing_cache}
     flags["workspace"] = None if arguments.workspace is None else arguments.workspace << 20
     asked = recipe(target, tensorrt, gpu, shapes, flags)
     known = None if arguments.force else asked.already_built(verify=gpu is not None and not arguments.no_parity)
@@ -173,6 +175,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=_PRECISIONS, help="which file of the entry (default: fp16, then bf16, then fp32)")
     add("--flavor", choices=("auto", "tensorrt", "rtx"), default="auto", help="which TensorRT (default: the installed)")
     add("--no-plugins", action="store_true", help="leave our ops to TensorRT, which computes them from standard ones")
+    add(
+        "--plugin-code",
+        choices=("cubin", "ptx"),
+        help="what an engine of TensorRT holds of our kernels (default: cubin)",
+    )
     _add_shapes(parser)
     _add_build_flags(parser)
     add("--images", type=Path, metavar="FOLDER", help="pictures to compare on (default: the entry's, or generated)")
