@@ -26,6 +26,7 @@ _GUARD = 64  # elements before and after an output that no kernel may touch
 _POISON = 0xFF  # of every byte of an output before the launch: NaN in each scalar
 _FLAGS = (
     *("-std=c++17", "-O2", "-fPIC", "-shared", "-DSKIPVIT_HOST", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+    "-fno-strict-aliasing",  # kernels read and write pairs of scalars as words
     "-fvisibility=hidden",  # kernels of two libraries have static arrays of the same name
     "-U_FORTIFY_SOURCE",  # whose longjmp takes another fiber's stack for a broken one
 )

@@ -31,6 +31,32 @@ def test_any_shape(scalar: Scalar, batch: int, tokens: int, channels: int, taps:
     check(scalar, batch, tokens, channels, taps)
 
 
+@pytest.mark.parametrize("channels", [32, 33, 160])
+def test_few_images_of_many_tokens(channels: int) -> None:
+    check("f16", batch=1, tokens=5000, channels=channels, taps=3)
+
+
+def test_many_images() -> None:
+    check("f16", batch=140, tokens=3, channels=264, taps=5)  # slices of 96 channels
+
+
 @pytest.mark.parametrize("scalar", SCALARS)
 def test_vit_small(scalar: Scalar) -> None:
     check(scalar, batch=2, tokens=197, channels=384, taps=3)
+
+
+@pytest.mark.parametrize("weight", [(1, 1, 4), (1, 1, 65), (1, 2, 3), (2, 1, 3)])
+def test_a_weight_that_the_kernel_cannot_take_is_refused(weight: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="takes a weight of shape"):
+        OP.launch([(1, 4, 8), weight], {})
+
+
+@pytest.mark.parametrize(("batch", "tokens", "channels"), [(256, 197, 384), (1, 65536, 32), (1, 65536, 512), (1, 1, 1)])
+def test_blocks_hold_all_channels_once(batch: int, tokens: int, channels: int) -> None:
+    launch = OP.launch([(batch, tokens, channels), (1, 1, 3)], {})
+    wide = launch.numbers[-1]
+    slices = -(-channels // wide)
+    assert launch.grid == (batch * slices, 1, 1)
+    assert (slices - 1) * wide < channels
+    assert wide % 16 == 0
+    assert wide <= 128
