@@ -19,7 +19,7 @@ def check(scalar: Scalar, batch: int, tokens: int, heads: int, width: int) -> No
     assert error_over_scale(y, reused_attention_reference(attention.double(), v.double())) <= ROUNDING[scalar]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     scalar=st.sampled_from(SCALARS),
     batch=st.integers(1, 3),

@@ -19,7 +19,7 @@ def check(scalar: Scalar, batch: int, tokens: int, rows: int, heads: int, width:
     assert error_over_scale(y, static_attention_reference(v.double(), matrix.double())) <= ROUNDING[scalar]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
     tokens = data.draw(st.integers(1, 100))
@@ -46,3 +46,20 @@ def test_more_rows_than_a_tile(tokens: int) -> None:
 
 def test_only_the_class_token() -> None:
     check("f16", batch=3, tokens=197, rows=1, heads=2, width=64)
+
+
+@pytest.mark.parametrize("scalar", ["f16", "bf16"])
+@pytest.mark.parametrize("tokens", [37, 38, 40])
+def test_a_row_that_overflowed_stays_alone(scalar: Scalar, tokens: int) -> None:
+    v = torch.randn(2, tokens, 16).to(DTYPES[scalar])
+    matrix = torch.randn(1, tokens, tokens).to(DTYPES[scalar])
+    matrix[0, 5] = torch.inf
+    y = on_the_host(OP, scalar, [v, matrix], {"num_heads": 1})
+    assert y.isfinite().all(dim=2).sum(dim=1).tolist() == [tokens - 1] * 2
+
+
+def test_an_image_that_overflowed_stays_alone() -> None:
+    v = torch.randn(3, 37, 16).half()
+    v[1] = torch.inf
+    y = on_the_host(OP, "f16", [v, torch.randn(1, 37, 37).half()], {"num_heads": 1})
+    assert y.isfinite().all(dim=2).sum(dim=1).tolist() == [37, 0, 37]

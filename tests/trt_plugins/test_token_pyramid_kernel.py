@@ -23,7 +23,7 @@ def check(scalar: Scalar, batch: int, prefix: int, tokens: int, rows: int, chann
     assert torch.equal(y[:, :prefix], x[:, :prefix])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_shape(data: st.DataObject) -> None:
     tokens = data.draw(st.integers(1, 100))

@@ -7,22 +7,36 @@
 
 #include "device.cuh"
 
-// Copies 16 bytes, or writes 16 bytes of zeros where `there` is false: `from` is not read then, but must be an address.
-DEVICE void copy_16_async(const void* from, bool there, void* to) {
+// Copies the first `bytes` of SIZE and fills up with zeros. Both addresses are multiples of SIZE; of `from`, `bytes` are
+// read, but it must be an address when they are none.
+template <int SIZE>
+DEVICE void copy_async(const void* from, int bytes, void* to) {
+  static_assert(SIZE == 16 || SIZE == 8 || SIZE == 4, "copies are of 4, 8 or 16 bytes");
 #if defined(SKIPVIT_HOST)
-  host::copy_later(from, there, to);
+  host::copy_later(from, bytes, to, SIZE);
 #elif __CUDA_ARCH__ >= 800
   const uint32_t shared = uint32_t(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(there ? 16 : 0) : "memory");
+  if (SIZE == 16)  // not through L1
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(SIZE), "r"(bytes)
+                 : "memory");
 #else
-  struct alignas(16) Bytes {
-    uint32_t at[4];
-  };
-  Bytes bytes = {};
-  if (there) bytes = *static_cast<const Bytes*>(from);
-  *static_cast<Bytes*>(to) = bytes;
+  Pack<uint32_t, SIZE / 4> words = {};
+  if (bytes == SIZE)
+    words = *static_cast<const Pack<uint32_t, SIZE / 4>*>(from);
+  else
+    for (int i = 0; i < SIZE / 4; ++i) {
+      const uint16_t* const halves = static_cast<const uint16_t*>(from) + 2 * i;
+      if (4 * i + 2 <= bytes) words.at[i] = halves[0];
+      if (4 * i + 4 <= bytes) words.at[i] |= uint32_t(halves[1]) << 16;
+    }
+  *static_cast<Pack<uint32_t, SIZE / 4>*>(to) = words;
 #endif
 }
+
+// Copies 16 bytes, or writes 16 bytes of zeros where `there` is false.
+DEVICE void copy_16_async(const void* from, bool there, void* to) { copy_async<16>(from, there ? 16 : 0, to); }
 
 DEVICE void end_group() {
 #if defined(SKIPVIT_HOST)

@@ -79,9 +79,9 @@ alignas(16) inline unsigned char exchange[MOST_THREADS][32];  // what the lanes 
 
 struct Copy {
   const void* from;
-  bool there;
+  int bytes;  // of `size`, the rest is zero
   void* to;
-  int group;
+  int size, group;
 };
 inline std::vector<Copy> copies[MOST_THREADS];  // that a thread has started, and not waited for
 inline int groups[MOST_THREADS];                // that it has ended
@@ -209,16 +209,21 @@ void gather_lanes(T mine, T (&all)[WARP]) {
   suspend(State::at_warp_barrier);
 }
 
-inline void copy_later(const void* from, bool there, void* to) {
-  memset(to, 0xff, 16);  // NaN for who reads it too early
-  copies[block.current].push_back({from, there, to, groups[block.current]});
+inline void copy_later(const void* from, int bytes, void* to, int size) {
+  if (size_t(from) % size_t(size) || size_t(to) % size_t(size)) stop("a copy's address is not aligned");
+  if (bytes < 0 || bytes > size) stop("a copy has more bytes than its size, or fewer than none");
+  memset(to, 0xff, size_t(size));  // NaN for who reads it too early
+  copies[block.current].push_back({from, bytes, to, size, groups[block.current]});
 }
 inline void end_group() { ++groups[block.current]; }
 inline void wait_for_groups(int latest) {
   std::vector<Copy>& mine = copies[block.current];
   size_t done = 0;
-  for (; done < mine.size() && mine[done].group < groups[block.current] - latest; ++done)
-    mine[done].there ? memcpy(mine[done].to, mine[done].from, 16) : memset(mine[done].to, 0, 16);
+  for (; done < mine.size() && mine[done].group < groups[block.current] - latest; ++done) {
+    const Copy& copy = mine[done];
+    memset(copy.to, 0, size_t(copy.size));
+    memcpy(copy.to, copy.from, size_t(copy.bytes));
+  }
   mine.erase(mine.begin(), mine.begin() + long(done));
 }
 

@@ -9,9 +9,10 @@
 // Counts and B * d are below 2^31; offsets into tensors are 64 bits.
 #pragma once
 
-#include "device.cuh"
+#include "mma.cuh"
 
 constexpr int THREADS = 256;
+constexpr int MEMORY = 44 << 10;  // bytes of shared memory, below the 48 KiB that any launch gets; 2 blocks on a processor
 
 struct Product {
   const Scalar *x, *matrix;
@@ -60,70 +61,24 @@ DEVICE void copy_prefix(const Product& of, const Tile& tile) {
     of.y[to + size_t(row) * channels] = of.x[from + size_t(row) * channels];
 }
 
-// Without tensor cores: float32 products and sums; a thread has 8 x 8 elements of the tile, a stride apart.
-template <int ROWS, int COLUMNS>
-DEVICE void multiply_in_float(const Product& of, unsigned char* memory) {
-  constexpr int DEPTH = 16, EACH = 8;
-  constexpr int PITCH = ROWS + 2;  // 16 columns of 2 rows, as a warp stores them, fall into 32 banks
-  constexpr int ACROSS = COLUMNS / EACH, DOWN = ROWS / EACH;
-  static_assert(ACROSS * DOWN == THREADS, "threads and tile do not match");
-  float* const a = reinterpret_cast<float*>(memory);  // (DEPTH, PITCH), a column of the matrix a row
-  float* const v = a + DEPTH * PITCH;                 // (DEPTH, COLUMNS)
-  const Tile tile = tile_of_block<ROWS, COLUMNS>(of);
-  copy_prefix<COLUMNS>(of, tile);
-
-  const int channels = of.heads * of.width, column = threadIdx.x % COLUMNS;
-  const bool mine = tile.first_column + column < tile.all_columns;
-  const Scalar* values = of.x;
-  if (mine) values += start_of(of, tile, column, of.prefix + of.columns) + size_t(of.prefix) * channels;
-
-  float sum[EACH][EACH] = {};
-  const int tx = threadIdx.x % ACROSS, ty = threadIdx.x / ACROSS;
-  for (int n0 = 0; n0 < of.columns; n0 += DEPTH) {
-    const int n = n0 + threadIdx.x % DEPTH;
-#pragma unroll
-    for (int i = threadIdx.x / DEPTH; i < ROWS; i += THREADS / DEPTH) {
-      const int row = tile.first_row + i;
-      const bool inside = row < of.rows && n < of.columns;
-      a[threadIdx.x % DEPTH * PITCH + i] = inside ? to_float(tile.matrix[size_t(row) * of.columns + n]) : 0.0f;
-    }
-#pragma unroll
-    for (int k = threadIdx.x / COLUMNS; k < DEPTH; k += THREADS / COLUMNS)
-      v[k * COLUMNS + column] = mine && n0 + k < of.columns ? to_float(values[size_t(n0 + k) * channels]) : 0.0f;
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < DEPTH; ++k) {
-      float left[EACH], right[EACH];
-#pragma unroll
-      for (int i = 0; i < EACH; ++i) left[i] = a[k * PITCH + ty + i * DOWN];
-#pragma unroll
-      for (int j = 0; j < EACH; ++j) right[j] = v[k * COLUMNS + tx + j * ACROSS];
-#pragma unroll
-      for (int i = 0; i < EACH; ++i)
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) sum[i][j] = fmaf(left[i], right[j], sum[i][j]);
-    }
-    __syncthreads();
-  }
-
-#pragma unroll
-  for (int j = 0; j < EACH; ++j) {
-    const int own_column = tx + j * ACROSS;
-    if (tile.first_column + own_column >= tile.all_columns) continue;
-    Scalar* const to = of.y + start_of(of, tile, own_column, of.prefix + of.rows) + size_t(of.prefix) * channels;
-#pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      const int row = tile.first_row + ty + i * DOWN;
-      if (row < of.rows) to[size_t(row) * channels] = as_scalar<Scalar>(sum[i][j]);
-    }
-  }
-}
+#include "token_matrix_float.cuh"
+#if TENSOR_CORES
+#include "token_matrix_mma.cuh"
+#endif
 
 // Tiles by the parity of N, as in operators/token_matrix.py.
 DEVICE void multiply(const Product& of) {
-  __shared__ Pack<unsigned char, 16> memory[2816];
+  __shared__ Pack<unsigned char, 16> memory[MEMORY / 16];
+  unsigned char* const bytes = reinterpret_cast<unsigned char*>(memory);
+#if TENSOR_CORES
   if (of.columns % 2)
-    multiply_in_float<256, 64>(of, reinterpret_cast<unsigned char*>(memory));
+    multiply_on_tensor_cores<8, 1, true>(of, bytes);
   else
-    multiply_in_float<128, 128>(of, reinterpret_cast<unsigned char*>(memory));
+    multiply_on_tensor_cores<4, 2, false>(of, bytes);
+#else
+  if (of.columns % 2)
+    multiply_in_float<256, 64>(of, bytes);
+  else
+    multiply_in_float<128, 128>(of, bytes);
+#endif
 }
