@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from trt_plugins.plugin_op import NAMESPACE, SCALAR_OF_TYPE, VERSION, PluginOp
-from trt_plugins.symbols import Operation, Symbol, expression_of
+from trt_plugins.symbols import Operation, Symbol, expression_of, known
 
 
 def creators(trt: Any, ops: Sequence[PluginOp]) -> list[Any]:
@@ -79,7 +79,9 @@ class _Plugin:
             return expression.get_constant_value() if expression.is_constant() else Symbol(expression, combine)
 
         self.op.check_ranks([len(shape) for shape in inputs])
-        output = self.op.output_shape([tuple(map(dim, shape)) for shape in inputs], self.attributes)
+        shapes = [tuple(map(dim, shape)) for shape in inputs]
+        known(self.op.constants(shapes, self.attributes), self.op.name)  # a kernel that cannot be is refused here
+        output = self.op.output_shape(shapes, self.attributes)
         made = self.trt.DimsExprs(len(output))
         for i, value in enumerate(output):
             made[i] = term(expression_of(value))

@@ -92,3 +92,9 @@ def test_an_attribute_of_another_kind_is_told(tmp_path: Path) -> None:
     text, said = refusal(graph, tmp_path)
     assert "Could not create the plugin" in text
     assert "num_heads must be one whole number; it is [2.5]" in said
+
+
+def test_a_weight_that_no_kernel_takes_is_told(tmp_path: Path) -> None:
+    text, said = refusal(graph_of("dwconv", weight=(8, 1, 11, 11)), tmp_path)
+    assert "output shape computation failed" in text
+    assert "it got (8, 1, 11, 11)" in said
