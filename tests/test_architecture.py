@@ -118,6 +118,8 @@ LIGHT = (
     "serve",
     "serve.app",
     "serve.cli",
+    "serve.tensorrt_engine",
+    "trt_plugins.session",
 )
 
 

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +39,13 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, memory: DeviceBackend, inputs: Sequence[EngineTensor], outputs: Sequence[EngineTensor],
-        buckets: tuple[int, ...], slots: Sequence[Slot],
+        self, plan: Plan, maker: ContextMaker, memory: DeviceBackend, inputs: Sequence[EngineTensor],
+        outputs: Sequence[EngineTensor], buckets: tuple[int, ...], slots: Sequence[Slot],
     ) -> None:  # fmt: skip
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.buckets, self.max_batch = buckets, buckets[-1]
         self.gpu = memory.gpu
-        self._plan: Plan | None = plan
+        self._alive: list[Any] = [plan, maker]  # what the slots' contexts need, to be dropped from the end
         self._memory = memory
         self._slots = list(slots)
         self._free = list(slots)
@@ -125,14 +126,17 @@ class Session:
                 logger.error("a batch still runs after %.0f s: its memory is left to the end of the process", _CLOSE_S)
                 return
             slots, self._slots, self._free = self._slots, [], []
-            plan, self._plan = self._plan, None
-        if plan is None:
-            return
+            alive, self._alive = self._alive, []
         with self._memory.current():
-            for slot in slots:
-                slot.close()
-            slots.clear()
-            del slot, plan  # contexts are gone, so the engine goes, and then its runtime
+            while slots:
+                try:
+                    slots.pop().close()
+                except (
+                    Exception
+                ) as error:  # a GPU that is lost takes nothing back, and its memory goes with the process
+                    logger.error("an engine's memory was not freed: %s", _words(error))
+            while alive:
+                alive.pop()
 
 
 def open_session(
@@ -183,7 +187,7 @@ def start_session(
             for slot in slots:
                 slot.close()
             raise EngineError(f"{path}: {_words(error)}; TensorRT says: {plan.words()}") from error
-    return Session(plan, memory, inputs, outputs, buckets, slots)
+    return Session(plan, maker, memory, inputs, outputs, buckets, slots)
 
 
 def _each(rows: Sequence[Array]) -> list[tuple[Array, tuple[int, ...]]]:

@@ -97,6 +97,10 @@ function showTask(former, task) {
   $("drop-help").textContent = `A ${file} can be chosen, pasted, or dropped anywhere.`;
 }
 
+const ENGINES = {
+  "onnx-cpu": "ONNX Runtime", "onnx-cuda": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX",
+};
+
 function factsOf(model) {
   const facts = [`${model.architecture}, version ${model.version}`];
   if (model.params) facts.push(`${short(model.params)} parameters`);
@@ -105,6 +109,7 @@ function factsOf(model) {
   const { top1, psnr } = model.evaluation?.metrics ?? {};
   if (top1 !== undefined) facts.push(`${percent(top1)} right on ${model.evaluation.dataset}`);
   if (psnr !== undefined) facts.push(`${psnr.toFixed(2)}\u00a0dB on ${model.evaluation.dataset}`);
+  if (model.engine) facts.push(`${ENGINES[model.engine.kind]} on ${model.engine.device}`);
   return facts.join(" · ");
 }
 

@@ -1,12 +1,15 @@
 """Which engine runs a model: what was asked for or a sentence, and with auto the fastest that is verified here."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from serve.capacity import Capacity
 from serve.cli import main
@@ -15,8 +18,10 @@ from serve.engine_choice import open_engine
 from serve.repository import Repository, ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import Entry, read_entry
+from tests.serve.denoisers import write_denoiser
 from tests.serve.fake_machine import Machine, add_engine
-from tests.serve.servers import CLASSES, png, run, write_model
+from tests.serve.servers import CLASSES, encoded, png, run, write_model
+from tests.trt_plugins.fake_tensorrt import denoiser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,6 +158,28 @@ def test_the_server_runs_an_engine_and_says_so(folder: Path, machine: Machine) -
             assert answer.json()["results"][0]["predictions"][0]["label"] == str(round(9 * level / 255))
 
     run(folder.parent.parent, scenario, Settings(decode_threads=2))
+    assert machine.device.leftovers == (0, 0, 0)
+
+
+def test_a_photograph_goes_through_an_engine_in_tiles(tmp_path: Path, machine: Machine) -> None:
+    """Tiles of the manifest's size, of an engine that takes several, in batches of two threads."""
+    machine.models[b"plan"] = denoiser(largest=4, sides=(32, 64, 96), name="images")
+    folder = write_denoiser(tmp_path / "models", kind="inverse")
+    add_engine(folder, shapes={"images": [[1, 32, 32, 3], [2, 64, 64, 3], [4, 96, 96, 3]]})
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        [model] = (await client.get("/v1/models")).json()["models"]
+        assert model["engine"]["kind"] == "tensorrt"
+        machine.models[b"plan"].runs_made.clear()
+        answer = await client.post("/v1/denoise", content=encoded(photograph), headers={"Content-Type": "image/png"})
+        assert answer.status_code == 200
+        with Image.open(io.BytesIO(answer.content)) as found:
+            np.testing.assert_array_equal(np.asarray(found), 255 - np.asarray(photograph))
+        assert sum(machine.models[b"plan"].runs_made) >= 12, "tiles of 64 pixels"
+        assert max(machine.models[b"plan"].runs_made) > 1, "tiles share batches"
+
+    run(tmp_path / "models", scenario, Settings(decode_threads=2))
     assert machine.device.leftovers == (0, 0, 0)
 
 

@@ -264,12 +264,13 @@ def classifier(largest: int = 8, smallest: int = 1, size: int = 4) -> Model:
     )
 
 
-def denoiser(largest: int = 4) -> Model:
-    """uint8 pixels (B, H, W, 3) of 8 to 32 a side to their negative, of the same shape."""
+def denoiser(largest: int = 4, sides: tuple[int, int, int] = (8, 16, 32), name: str = "pixels") -> Model:
+    """uint8 tiles (B, H, W, 3) with H and W of ``sides``' smallest to largest, to their negative."""
+    small, usual, large = sides
     return Model(
-        {"pixels": (DataType.UINT8, (1, 8, 8, 3), (2, 16, 16, 3), (largest, 32, 32, 3))},
+        {name: (DataType.UINT8, (1, small, small, 3), (2, usual, usual, 3), (largest, large, large, 3))},
         {"denoised": (DataType.UINT8, lambda shape: shape)},
-        lambda inputs: {"denoised": 255 - inputs["pixels"]},
+        lambda inputs: {"denoised": 255 - inputs[name]},
     )
 
 
