@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from export.engine_graph import Graph, GraphError, read_graph
 from skipvit import publishing
 from skipvit.artifacts import (
@@ -140,7 +138,7 @@ class FileTarget(Target):
             digest = data.pop("sha256")
             engine = Engine.model_validate_json(json.dumps(data))
             return engine if digest == sha256_of(plan) else None
-        except (OSError, ValueError, ValidationError, KeyError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None  # no record of ours: whatever it says, a build is the answer
 
     def publish(self, plan: Path, engine: Engine) -> Path:
