@@ -82,8 +82,8 @@ def test_the_readme_has_the_same_steps_and_checks() -> None:
     text = (ROOT / "trt_plugins" / "README.md").read_text(encoding="utf-8")
     steps = re.findall(r"^(\d)\. [^`]*\(`([\w.]+)`\)$", text, re.MULTILINE)
     assert {int(number): file for number, file in steps} == STEPS
-    checks = re.findall(r"^# --- (\w)\.", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE)
-    assert checks == re.findall(r"^   (\w)\. ", text, re.MULTILINE) == list("abcdef")
+    checks = re.findall(r"^# --- \((\w)\) ", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE)
+    assert checks == re.findall(r"^   - \((\w)\) ", text, re.MULTILINE) == list("abcdef")
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
@@ -94,7 +94,7 @@ def test_every_file_that_the_readme_names_is_there() -> None:
     assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
 
 
-# --- a. the torch op does what it says ---
+# --- (a) the torch op does what it says ---
 
 
 def test_the_torch_op_shifts_and_refuses(torch_op: Any) -> None:
@@ -110,7 +110,7 @@ def test_the_torch_op_shifts_and_refuses(torch_op: Any) -> None:
         torch_op.temporal_shift(x, 33)
 
 
-# --- b. ONNX Runtime runs the body ---
+# --- (b) ONNX Runtime runs the body ---
 
 
 def graph_of(torch_op: Any, node: Any, dtype: torch.dtype, opset: int) -> onnx.ModelProto:
@@ -132,7 +132,7 @@ def test_onnx_runtime_runs_the_body(torch_op: Any, node: Any, opset: int, dtype:
         assert np.array_equal(y, torch_op.temporal_shift_reference(x, FOLD).numpy())
 
 
-# --- c. the kernel, run on the host, equals the reference ---
+# --- (c) the kernel, run on the host, equals the reference ---
 
 
 @pytest.mark.parametrize("scalar", SCALARS)
@@ -150,7 +150,7 @@ def test_the_kernel_equals_the_reference(torch_op: Any, op: PluginOp, scalar: Sc
     check()
 
 
-# --- d. the kernel compiles for every GPU, and takes what the plugin passes ---
+# --- (d) the kernel compiles for every GPU, and takes what the plugin passes ---
 
 
 @pytest.mark.parametrize("architecture", cubins.ARCHITECTURES)
@@ -165,7 +165,7 @@ def test_the_kernel_takes_what_its_plugin_passes(op: PluginOp, scalar: Scalar) -
     assert found == op.parameters(op.launch([SHAPE], {"fold": FOLD}))
 
 
-# --- e. TensorRT-RTX builds an engine with the plugin, and without it with the body; full TensorRT gets code ---
+# --- (e) TensorRT-RTX builds an engine with the plugin, and without it with the body; full TensorRT gets code ---
 
 BUILD = """
 import json, sys
@@ -215,7 +215,7 @@ def test_full_tensorrt_gets_code_and_launch(op: PluginOp, monkeypatch: pytest.Mo
     assert [number.value for number in numbers] == list(expected.numbers)
 
 
-# --- f. on a GPU the kernel equals the reference ---
+# --- (f) on a GPU the kernel equals the reference ---
 
 
 @pytest.mark.gpu
