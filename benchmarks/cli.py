@@ -141,6 +141,8 @@ def _pareto(arguments: argparse.Namespace) -> int:
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
+    import torch  # noqa: F401 - before our own modules: see gpu_ahead
+
     from benchmarks import gpu, gpu_report
     from benchmarks.gpu_models import SMOKE, plan
 
@@ -149,10 +151,11 @@ def _gpu(arguments: argparse.Namespace) -> int:
         arguments.smoke,
         arguments.budget_s,
         arguments.rounds,
-        "backend:eager" if arguments.smoke else arguments.mode,
+        arguments.mode or ("backend:eager" if arguments.smoke else "default"),
         arguments.families,
         [GPU_FORMS[name] for name in arguments.forms],
         arguments.commit,
+        arguments.jobs,
     )
     settings = (
         SMOKE if arguments.smoke else plan(arguments.sizes, arguments.resolutions, arguments.batches, arguments.dtypes)
@@ -293,7 +296,8 @@ def _add_gpu(gpu: argparse.ArgumentParser) -> None:
     add("--dtypes", nargs="+", choices=("bf16", "fp16"), default=["bf16", "fp16"], help="of models (default: both)")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="vit is always among them")
     add("--forms", nargs="+", choices=GPU_FORMS, default=list(GPU_FORMS), help="with our kernels, or plain formulas")
-    add("--mode", default="default", help="of torch.compile; graphs are captured in any case (default: default)")
+    add("--mode", help="of torch.compile; graphs are captured in any case (default: default)")
+    add("--jobs", type=whole(0), default=0, help="processes that compile models ahead, in half the budget (default: 0)")
     add("--commit", help="of the source, where it lies outside git")
 
 

@@ -6,6 +6,7 @@ ends keeps what it has. Rows of the same GPU and month that were not measured an
 
 import gc
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 
 from benchmarks import gpu_kernels, gpu_models
 from benchmarks.families import FAMILIES, GPU_FORMS
+from benchmarks.gpu_ahead import compile_ahead
 from benchmarks.gpu_cases import Case, cases, smoke_cases
 from benchmarks.gpu_clock import Clock, CpuClock, GpuClock
 from benchmarks.gpu_models import Setting
@@ -33,6 +35,7 @@ class Options:
         smoke: everything once on the CPU at tiny sizes, to test the program; its files are named smoke_*.
         budget_s: nothing begins that, going by what came before, would not be done within so many seconds.
         mode: of torch.compile, for models.
+        jobs: processes that compile models ahead, within half of the budget; 0 for none.
         commit: of the source, where it lies outside git.
     """
 
@@ -44,6 +47,7 @@ class Options:
     families: Sequence[str] = tuple(FAMILIES)
     forms: Sequence[str] = tuple(GPU_FORMS.values())
     commit: str | None = None
+    jobs: int = 0
 
 
 @dataclass
@@ -86,6 +90,12 @@ def measure_models(options: Options, settings: Sequence[Setting]) -> Outcome:
         RuntimeError: there is no GPU.
     """
     clock, outcome, budget = clock_of(options), Outcome(), Budget(options.budget_s)
+    if options.jobs:
+        began = time.monotonic()
+        done = compile_ahead(
+            settings, options.families, options.forms, clock.device, options.mode, options.jobs, options.budget_s / 2
+        )
+        print(f"{done} models compiled ahead in {time.monotonic() - began:.0f} s", file=sys.stderr)
     for setting in settings:
         if not budget.begin():
             outcome.undone.append(str(setting))
@@ -98,6 +108,9 @@ def measure_models(options: Options, settings: Sequence[Setting]) -> Outcome:
         if outcome.rows:
             outcome.path = _write("gpu_models", outcome.rows, gpu_models.PACKAGES, gpu_models.KEYS, options)
         _forget(clock)
+    if options.jobs:
+        hits = torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"]
+        print(f"{hits} models needed no compiling any more", file=sys.stderr)
     return outcome
 
 

@@ -8,7 +8,6 @@ of the same weights in float32, computed eagerly.
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -79,12 +78,11 @@ def measure(
         families: of benchmarks.families.FAMILIES; the ViT is always among them.
         forms: of benchmarks.families.GPU_FORMS' values.
     """
-    chance = torch.Generator(clock.device).manual_seed(0)
-    images = torch.randn(setting.batch, 3, setting.side, setting.side, generator=chance, device=clock.device)
     errors: dict[Key, float] = {}
     readings: dict[Key, Callable[[], float]] = {}
     failures: list[str] = []
     with torch.inference_mode():
+        images = images_of(setting, clock.device)
         for key in tqdm(keys(families, forms), desc=f"{setting}: compiling", unit="model", leave=False):
             try:
                 errors[key], readings[key] = _prepared(key, setting, images, clock, mode)
@@ -98,35 +96,45 @@ def measure(
 
 def _prepared(key: Key, setting: Setting, images: Tensor, clock: Clock, mode: str) -> tuple[float, Callable[[], float]]:
     """The error of a model's logits, and its clock."""
-    family, form = key
-    model = model_of(family, setting, images.device)
     with torch.backends.cudnn.flags(allow_tf32=False):  # or the patch embedding is not in float32
-        expected = model(images[:_COMPARED]).double()
-    dtype = DTYPES[setting.dtype]
-    run = partial(_run, compiled(model.to(dtype), mode), form, images.to(dtype))
+        expected = _model(key[0], setting, images.device)(images[:_COMPARED]).double()
+    run = ready(key, setting, images, mode)
     error = float((run()[:_COMPARED].double() - expected).abs().max() / expected.abs().max())
     if not error <= _LIMITS[setting.dtype]:
         raise RuntimeError(f"its logits are {error:.1e} of their size away from float32's")
     return error, clock.readings(run)
 
 
-def compiled(model: nn.Module, mode: str) -> Any:
-    """The model under torch.compile, for one batch size; code that it cannot compile whole is an error, not slow."""
+def images_of(setting: Setting, device: torch.device) -> Tensor:
+    """Random images in float32."""
+    chance = torch.Generator(device).manual_seed(0)
+    return torch.randn(setting.batch, 3, setting.side, setting.side, generator=chance, device=device)
+
+
+def ready(key: Key, setting: Setting, images: Tensor, mode: str) -> Callable[[], Tensor]:
+    """A call that gives a compiled model's logits; the first one compiles it, for this batch size alone."""
+    (family, form), dtype = key, DTYPES[setting.dtype]
+    model = _compiled(_model(family, setting, images.device).to(dtype), mode)
+    images = images.to(dtype)
+
+    def run() -> Tensor:
+        with in_form(form, images.device):
+            return model(images)
+
+    return run
+
+
+def _compiled(model: nn.Module, mode: str) -> Any:
     torch._dynamo.config.recompile_limit = 64  # the families' forward passes are the same code, compiled for each
+    # With fullgraph, what cannot be compiled whole is an error, and not slow.
     if mode.startswith("backend:"):
         return torch.compile(model, dynamic=False, fullgraph=True, backend=mode.removeprefix("backend:"))
     return torch.compile(model, dynamic=False, fullgraph=True, mode=mode)
 
 
-def model_of(family: str, setting: Setting, device: torch.device) -> nn.Module:
-    """A family's model of the setting's size, in float32."""
+def _model(family: str, setting: Setting, device: torch.device) -> nn.Module:
     own = None if setting.shape.startswith("micro") else setting.side
     return build(f"{family}_{setting.shape}", own, device)
-
-
-def _run(model: nn.Module, form: str, images: Tensor) -> Tensor:
-    with in_form(form, images.device):
-        return model(images)
 
 
 def _row(

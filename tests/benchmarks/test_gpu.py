@@ -1,6 +1,8 @@
 """The GPU's benchmark, run to its end on the CPU. What it would say of a wrong kernel; no figure is judged."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from skipvit.layers import phi
 from skipvit.ops import eca_gate, eca_gate_reference
 from trt_plugins import torch_kernels
 from trt_plugins.operators import ALL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read(folder: Path, what: str) -> list[dict[str, str]]:
@@ -134,3 +138,22 @@ def test_errors_are_those_of_the_images_at_both_ends() -> None:
     case = next(case for case in smoke_cases() if case.op == ALL[0].name)
     inputs = gpu_kernels.drawn(case, torch.device("cpu"))
     assert gpu_kernels.error_of(ALL[0], inputs, case.per_image) <= gpu_kernels.LIMITS[case.scalar]
+
+
+def test_a_machine_with_a_gpu_needs_neither_pydantic_nor_psutil() -> None:
+    """The machines that lend GPUs have PyTorch, timm and the bindings, and no index to install from."""
+    block = "import sys; sys.modules.update(dict.fromkeys(('pydantic', 'psutil', 'fastapi')))"
+    modules = "torch, benchmarks.cli, benchmarks.gpu, benchmarks.gpu_ahead, benchmarks.gpu_report"
+    subprocess.run([sys.executable, "-c", f"{block}; import {modules}"], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+def test_models_compiled_ahead_need_no_compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    command = ["--out", str(tmp_path), "gpu", "--smoke", "--only", "models", "--rounds", "1", "--mode", "default"]
+    own = [*command, "--jobs", "2", "--families", "skipat", "--forms", "kernels"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", *own], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "2 models compiled ahead" in done.stderr
+    assert "2 models needed no compiling any more" in done.stderr
