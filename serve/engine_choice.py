@@ -16,6 +16,7 @@ from skipvit.manifest import Flavor
 from trt_plugins.flavors import Tensorrt, TensorrtMissing, open_tensorrt
 from trt_plugins.gpus import find_gpu
 
+_FLAGS: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}  # of skipvit-to-trt's --flavor
 # Fastest first. Each was verified within its own tolerance, so that a faster one is no worse.
 _PRECISIONS = ("fp8", "int8", "fp16", "bf16", "fp32")
 
@@ -52,17 +53,18 @@ def on_cpu(entry: Entry, why: str) -> EngineInfo:
 def _asked(entry: Entry, settings: Settings, flavor: Flavor, why: str) -> tuple[OpenEngine, EngineInfo]:
     """The first engine of a flavor that is verified and opens."""
     built = [record for record in _ranked(entry) if record.flavor == flavor]
-    model = entry.folder.parent
+    build = f"skipvit-to-trt --flavor {_FLAGS[flavor]} {entry.folder}"
     if not built:
         raise EngineUnavailable(
-            f"{entry.folder} has no engine of {flavor}; build one: skipvit-to-trt --flavor {flavor} {model}, or give "
-            "another --engine"
+            f"{entry.folder} has no engine of {flavor}; build one: {build} (or give another --engine)"
         )
     reasons = []
     for record in built:
         if record.status != "verified":
-            reasons.append(f"{entry.folder / record.file} is {record.status}; verify it with skipvit-to-trt {model} on "
-                           "this machine")  # fmt: skip
+            reasons.append(
+                f"{entry.folder / record.file} is {record.status}; verify it on this machine: {build} --precision "
+                f"{record.precision}"
+            )
             continue
         try:
             return _opened(entry, record, settings, _tensorrt(flavor), why)

@@ -9,6 +9,7 @@ from skipvit.artifacts import ArtifactCorrupt, Entry
 from skipvit.manifest import Engine as EngineRecord
 from skipvit.transforms import Pixels
 from trt_plugins.device_memory import Memory
+from trt_plugins.engine_plan import rebuild_command
 from trt_plugins.flavors import Tensorrt
 from trt_plugins.session import EngineError, Session, open_session
 
@@ -54,7 +55,7 @@ class TensorrtEngine:
         if inputs != [(self._input, "uint8", contract.row)]:
             raise ArtifactCorrupt(
                 f"{path} takes {_shown(inputs)}, its manifest says {self._input!r} uint8 {list(contract.row)}; "
-                f"rebuild it: skipvit-to-trt --force {path.parent.parent}"
+                f"rebuild it: {rebuild_command(path)}"
             )
         outputs = {tensor.name: tensor for tensor in self._session.outputs}
         found = outputs.get(contract.output)
@@ -63,7 +64,7 @@ class TensorrtEngine:
             every = [(tensor.name, tensor.dtype.name, tensor.row) for tensor in outputs.values()]
             raise ArtifactCorrupt(
                 f"{path} gives {_shown(every)}, needed is {contract.output!r} {contract.dtype} "
-                f"{list(contract.result or ('classes',))}; rebuild it: skipvit-to-trt --force {path.parent.parent}"
+                f"{list(contract.result or ('classes',))}; rebuild it: {rebuild_command(path)}"
             )
         return 0 if contract.result else found.row[0]
 

@@ -56,7 +56,7 @@ def read_plan(path: Path, tensorrt: Tensorrt) -> Plan:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise EngineError(f"{path} cannot be read: {error.strerror}; build it with {_rebuild(path)}") from None
+        raise EngineError(f"{path} cannot be read: {error.strerror}; build it with {rebuild_command(path)}") from None
     register(tensorrt)
     log = _log(tensorrt.module)
     runtime = tensorrt.module.Runtime(log)
@@ -78,7 +78,7 @@ def _check(path: Path, tensorrt: Tensorrt, runtime: Any, log: Any, data: bytes) 
     if validity == tensorrt.module.EngineValidity.INVALID:
         raise EngineError(_explained(path, tensorrt, log.kept, against))
     if validity == tensorrt.module.EngineValidity.SUBOPTIMAL:
-        logger.warning("%s runs, but not as fast as it could here; rebuild it: %s", path, _rebuild(path))
+        logger.warning("%s runs, but not as fast as it could here; rebuild it: %s", path, rebuild_command(path))
     return against
 
 
@@ -86,14 +86,14 @@ def _explained(path: Path, tensorrt: Tensorrt, lines: "deque[str]", diagnostics:
     text = "\n".join(lines)
     cause = next((c for c, flag, words in _CAUSES if flag in diagnostics or re.search(words, text)), "")
     here = f"{_NAMES[tensorrt.flavor]} {tensorrt.version}"
-    rebuild = _rebuild(path)
+    rebuild = rebuild_command(path)
     said = f" ({_line(lines, cause)})" if lines else ""
     sentences = {
         "no gpu": f"{path} cannot be opened: there is no NVIDIA GPU or no driver here{said}; engines run on a GPU "
         "only: see what nvidia-smi says, or run the ONNX file",
         "driver": f"{path} needs a newer NVIDIA driver{said}; update the driver, or rebuild it here: {rebuild}",
         "memory": f"{path} does not fit into the GPU's free memory{said}; stop what else uses it, or rebuild it with a "
-        f"smaller batch: {rebuild} --help",
+        f"smaller batch: {rebuild} --batch 1,4,8",
         "gpu": f"{path} was built for another GPU{said}; rebuild it here: {rebuild}",
         "plugin": f"{path} needs a plugin that is not registered{said}; update skipvit to the version that built it, "
         f"or rebuild it: {rebuild}",
@@ -113,10 +113,11 @@ def _line(lines: "deque[str]", cause: str) -> str:
     return " ".join((fitting or lines)[-1].split())[:240]
 
 
-def _rebuild(path: Path) -> str:
-    """The command that builds the engine of a repository's entry anew."""
-    folder = path.parent.parent if path.parent.name.isdigit() else path.parent
-    return f"skipvit-to-trt --force {folder}"
+def rebuild_command(path: Path) -> str:
+    """The command that builds an engine anew, of a repository's entry or of a plain ONNX file."""
+    if path.parent.name.isdigit():
+        return f"skipvit-to-trt --force {path.parent}"
+    return f"skipvit-to-trt --force MODEL.onnx --out {path}"
 
 
 _LOGS: dict[int, Any] = {}

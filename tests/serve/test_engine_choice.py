@@ -1,6 +1,8 @@
 """Which engine runs a model: what was asked for or a sentence, and with auto the fastest that is verified here."""
 
+import argparse
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.to_trt import _parser as to_trt_parser
 from serve.capacity import Capacity
 from serve.cli import main
 from serve.engine import EngineUnavailable, OnnxCpuEngine
@@ -46,6 +49,12 @@ def refused(folder: Path, choice: str) -> str:
     with pytest.raises(EngineUnavailable) as caught:
         open_engine(entry_of(folder), Settings(engine=choice))  # type: ignore[arg-type]
     return str(caught.value)
+
+
+def command_in(said: str) -> argparse.Namespace:
+    """The skipvit-to-trt command that a sentence tells, as that program reads it."""
+    [words] = re.findall(r"skipvit-to-trt ((?:(?:--)?[\w./-]+ ?)+)", said)
+    return to_trt_parser().parse_args(words.split())
 
 
 def test_without_engines_auto_takes_the_cpu(folder: Path, machine: Machine) -> None:
@@ -99,19 +108,23 @@ def test_auto_takes_the_fastest_of_several(folder: Path, machine: Machine) -> No
 @pytest.mark.parametrize("flavor", ["tensorrt", "tensorrt-rtx"])
 def test_an_engine_that_is_asked_for_and_not_there(folder: Path, machine: Machine, flavor: str) -> None:
     said = refused(folder, flavor)
-    assert f"has no engine of {flavor}; build one: skipvit-to-trt --flavor {flavor} {folder.parent}" in said
+    assert f"has no engine of {flavor}; build one: skipvit-to-trt --flavor " in said
+    assert command_in(said).source == folder
 
 
 def test_an_engine_that_nobody_verified_is_not_run(folder: Path, machine: Machine) -> None:
     add_engine(folder, status="built, not run")
     said = refused(folder, "tensorrt")
-    assert f"is built, not run; verify it with skipvit-to-trt {folder.parent} on this machine" in said
+    assert "is built, not run; verify it on this machine: " in said
+    assert (command_in(said).source, command_in(said).precision) == (folder, "fp16")
     assert not machine.opened
 
 
 def test_an_invalid_plan_that_is_asked_for_offers_to_rebuild(folder: Path, machine: Machine) -> None:
     add_engine(folder, content=b"damaged")
-    assert f"rebuild it: skipvit-to-trt --force {folder.parent}" in refused(folder, "tensorrt")
+    said = refused(folder, "tensorrt")
+    assert "rebuild it: " in said
+    assert command_in(said).force
 
 
 def test_tensorrt_that_is_asked_for_and_not_installed(folder: Path, machine: Machine) -> None:

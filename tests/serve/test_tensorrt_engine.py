@@ -76,7 +76,7 @@ def test_an_engine_of_another_graph_is_refused(machine: Machine, tmp_path: Path,
     model, contract, name, said = WRONG[what]
     with pytest.raises(ArtifactCorrupt, match=said) as caught:
         opened(machine, tmp_path, model, contract, name)
-    assert f"rebuild it: skipvit-to-trt --force {tmp_path / 'm'}" in str(caught.value)
+    assert f"rebuild it: skipvit-to-trt --force {tmp_path / 'm' / '1'}" in str(caught.value)
     assert machine.device.leftovers == (0, 0, 0)
 
 
