@@ -23,10 +23,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.families import DENOISERS, FAMILIES, FORMS, GPU_FORMS
+from benchmarks import gpu_cli
+from benchmarks.families import DENOISERS, FAMILIES, FORMS
 from skipvit.arguments import whole
-
-_FIRST = "of models; those named first are measured first (default: all)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,28 +140,7 @@ def _pareto(arguments: argparse.Namespace) -> int:
 
 
 def _gpu(arguments: argparse.Namespace) -> int:
-    import torch  # noqa: F401 - before our own modules: see gpu_ahead
-
-    from benchmarks import gpu, gpu_report
-    from benchmarks.gpu_models import SMOKE, plan
-
-    options = gpu.Options(
-        arguments.out,
-        arguments.smoke,
-        arguments.budget_s,
-        arguments.rounds,
-        arguments.mode or ("backend:eager" if arguments.smoke else "default"),
-        arguments.families,
-        [GPU_FORMS[name] for name in arguments.forms],
-        arguments.commit,
-        arguments.jobs,
-    )
-    settings = (
-        SMOKE if arguments.smoke else plan(arguments.sizes, arguments.resolutions, arguments.batches, arguments.dtypes)
-    )
-    parts = {"kernels": lambda: gpu.measure_kernels(options), "models": lambda: gpu.measure_models(options, settings)}
-    outcomes = [measure() for part, measure in parts.items() if arguments.only in (None, part)]
-    return max([gpu_report.tell(outcome) for outcome in outcomes])
+    return gpu_cli.run(arguments)
 
 
 def _runner(arguments: argparse.Namespace) -> int:
@@ -214,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
     _add_denoise_server(what.add_parser("denoise-server", help="memory and fairness of denoising, over HTTP"))
     _add_pareto(what.add_parser("pareto", help="trains and converts the demo's models: accuracy against speed"))
-    _add_gpu(what.add_parser("gpu", help="our kernels and whole models on an NVIDIA GPU"))
+    gpu_cli.add_arguments(what.add_parser("gpu", help="our kernels and whole models on an NVIDIA GPU"))
     _add_runner(what.add_parser("runner", help="CPU time of the runner of engines per batch, with a stubbed context"))
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
     return parser
@@ -281,24 +259,6 @@ def _add_pareto(pareto: argparse.ArgumentParser) -> None:
     add("--any-commit", action="store_true", help="go on from trainings of other commits too; rows say which")
     add("--epochs", type=whole(1), help="of every training, in place of the recipes' own: for a quick try")
     add("--steps", type=whole(1), help="of every conversion, in place of skipvit-convert's own: for a quick try")
-
-
-def _add_gpu(gpu: argparse.ArgumentParser) -> None:
-    add = gpu.add_argument
-    add("--only", choices=("kernels", "models"), help="one of the two parts (default: both, each with its own budget)")
-    add("--smoke", action="store_true", help="run the whole program on the CPU at tiny sizes; its figures mean nothing")
-    add("--budget-s", type=float, default=540.0, metavar="S",
-        help="begin nothing that would not be done by then; what is done is kept (default: 540)")  # fmt: skip
-    add("--rounds", type=whole(1), default=15, help="turns of every candidate (default: 15)")
-    add("--sizes", nargs="+", choices=("small", "base", "tiny"), default=["small", "base", "tiny"], help=_FIRST)
-    add("--resolutions", nargs="+", type=whole(16), default=[224, 512, 384], help="in pixels (default: 224 512 384)")
-    add("--batches", nargs="+", type=whole(1), default=[256, 32, 1], help="images a call (default: 256 32 1)")
-    add("--dtypes", nargs="+", choices=("bf16", "fp16"), default=["bf16", "fp16"], help="of models (default: both)")
-    add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="vit is always among them")
-    add("--forms", nargs="+", choices=GPU_FORMS, default=list(GPU_FORMS), help="with our kernels, or plain formulas")
-    add("--mode", help="of torch.compile; graphs are captured in any case (default: default)")
-    add("--jobs", type=whole(0), default=0, help="processes that compile models ahead, in half the budget (default: 0)")
-    add("--commit", help="of the source, where it lies outside git")
 
 
 def _fail(message: str) -> int:

@@ -143,7 +143,7 @@ def test_errors_are_those_of_the_images_at_both_ends() -> None:
 def test_a_machine_with_a_gpu_needs_neither_pydantic_nor_psutil() -> None:
     """The machines that lend GPUs have PyTorch, timm and the bindings, and no index to install from."""
     block = "import sys; sys.modules.update(dict.fromkeys(('pydantic', 'psutil', 'fastapi')))"
-    modules = "torch, benchmarks.cli, benchmarks.gpu, benchmarks.gpu_ahead, benchmarks.gpu_report"
+    modules = "torch, benchmarks.cli, benchmarks.gpu, benchmarks.gpu_ahead, benchmarks.gpu_models"
     subprocess.run([sys.executable, "-c", f"{block}; import {modules}"], cwd=ROOT, check=True)
 
 
