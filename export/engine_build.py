@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from trt_plugins.plugin_op import NAMESPACE, VERSION
 
 _WORKER = Path(__file__).with_name("engine_worker.py")
 _CANCEL_S = 5.0  # a phase without steps cannot be cancelled, only ended
-_LAST_LINES, _MOST_WORDS = 8, 600
+_LAST_BYTES, _MOST_WORDS = 1 << 16, 600
 
 
 class BuildError(Exception):
@@ -35,7 +36,7 @@ def build(job: BuildJob, name: str) -> Built:
     Raises:
         BuildError: see the class.
     """
-    with tempfile.TemporaryFile("w+") as words, _worker(job, words) as process:
+    with tempfile.TemporaryFile("w+", errors="replace") as words, _worker(job, words) as process:
         progress = Progress(name)
         with progress:
             outcome = _outcome(process, progress)
@@ -112,13 +113,15 @@ def _sentence(job: BuildJob, outcome: dict[str, Any], words: list[str]) -> str:
             f"{job.onnx} has a node {op}, which is neither an op of ONNX nor, as it stands there, a plugin of ours "
             f"(namespace {NAMESPACE!r}, version {VERSION}), and no body of it; export the model again"
         )
+    more = "".join(f" ({line})" for line in words if "Exception caught" in line)  # what a plugin raised
     if kind == "parse":
         where = f" at a node {op}" if op else ""
-        more = "".join(f" ({line})" for line in words if "Exception caught" in line)
         return f"{job.onnx} cannot be imported by {TITLES[job.flavor]}{where}: {text}{more}; export the model again"
     asked = [f"--{name.replace('_', '-')}" for name in ("version_compatible", "refit", "strip") if getattr(job, name)]
     advice = f"leave {' and '.join(asked)} out" if asked else "try --no-plugins, or another --precision"
-    return f"{TITLES[job.flavor]} cannot build an engine of {job.onnx}: {text}; {advice}"
+    if job.plugins and job.flavor == "tensorrt" and job.plugin_code == "cubin":
+        advice += ", or --plugin-code ptx"
+    return f"{TITLES[job.flavor]} cannot build an engine of {job.onnx}: {text}{more}; {advice}"
 
 
 def _obituary(job: BuildJob, status: int, doing: str, words: list[str]) -> str:
@@ -131,5 +134,5 @@ def _obituary(job: BuildJob, status: int, doing: str, words: list[str]) -> str:
 
 
 def _tail(words: IO[str]) -> list[str]:
-    words.seek(0)
-    return [" ".join(line.split()) for line in words.readlines()[-_LAST_LINES:]]
+    words.seek(max(0, words.seek(0, os.SEEK_END) - _LAST_BYTES))
+    return [" ".join(line.split()) for line in words.readlines()]

@@ -62,14 +62,10 @@ class Recipe:
             parity=parity,
         )
 
-    def already_built(self, verify: bool) -> Engine | None:
-        """The record of an engine that lies there and is what this recipe makes.
-
-        Args:
-            verify: an engine that was never run does not count where it can be run now.
-        """
+    def already_built(self) -> Engine | None:
+        """The record of an engine that lies there and is what this recipe makes."""
         known = self.target.known(self.file)
-        if known is None or (verify and known.status != "verified"):
+        if known is None:
             return None
         here = (self.target.graph.path.name, self.tensorrt.flavor, self.tensorrt.version, self.runs_on)
         there = (known.made_from, known.flavor, known.flavor_version, known.compute_capability)
@@ -88,8 +84,14 @@ def recipe(
         flags: fields of `BuildJob`.
 
     Raises:
-        GraphError: full TensorRT without a GPU.
+        GraphError: full TensorRT without a GPU, or a flag that means nothing to TensorRT-RTX.
     """
+    if flags.get("plugin_code") and tensorrt.flavor == "tensorrt-rtx":
+        raise GraphError(
+            f"{TITLES[tensorrt.flavor]} has no --plugin-code: its engines call kernels by name; leave it out"
+        )
+    # A kernel's machine code runs on GPUs of one major version only.
+    code = flags.get("plugin_code") or ("ptx" if flags.get("hardware_compatible") else "cubin")
     suffix, runs_on = _runs_on(tensorrt, gpu, bool(flags.get("hardware_compatible")))
     asked = flags.get("timing_cache")
     job = BuildJob(
@@ -98,7 +100,12 @@ def recipe(
         plan="",
         flavor=tensorrt.flavor,
         profiles=profiles,
-        **{**flags, "timing_cache": str(asked or _timing_cache(tensorrt, suffix)), "timing_cache_asked": bool(asked)},  # type: ignore[arg-type]
+        **{
+            **flags,
+            "plugin_code": code,
+            "timing_cache": str(asked or _timing_cache(tensorrt, suffix)),
+            "timing_cache_asked": bool(asked),
+        },  # type: ignore[arg-type]
     )
     return Recipe(job, target, tensorrt, gpu, target.file_name(suffix), runs_on)
 

@@ -31,6 +31,7 @@ def profiles(
     for name, (_, axes) in graph.inputs.items():
         profile = shapes.get(name) or _from_batches(name, axes, manifest, batches)
         _check_fits(name, axes, profile)
+        _check_multiple(name, axes, profile, manifest)
         found[name] = profile
     return found
 
@@ -65,6 +66,16 @@ def _check_fits(name: str, axes: Sequence[int | None], profile: Profile) -> None
         elements *= size
     if elements > _MAX_ELEMENTS:
         raise GraphError(f"input {name}: {_written(profile.largest)} is over 2^31 values; give a smaller one")
+
+
+def _check_multiple(name: str, axes: Sequence[int | None], profile: Profile, manifest: Manifest | None) -> None:
+    multiple = manifest.tiling.multiple if manifest and manifest.tiling else 1
+    for shape in profile:
+        sides = [side for side, fixed in zip(shape[-3:-1], axes[-3:-1], strict=True) if fixed is None]
+        if any(side % multiple for side in sides):
+            raise GraphError(
+                f"input {name}: height and width are multiples of {multiple}, which {_written(shape)} is not"
+            )
 
 
 def _written(shape: Sequence[int | None]) -> str:

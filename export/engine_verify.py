@@ -29,6 +29,8 @@ def verified(recipe: Recipe, plan: Path, images: Path | None) -> tuple[Parity | 
     """
     if recipe.gpu is None:
         return None, "no NVIDIA GPU was found here"
+    if recipe.job.strip:
+        return None, "it was stripped of its weights"
     inputs = inputs_for(recipe.target, recipe.job.profiles, images)
     rows = {name: tuple(usual[1:]) for name, (_, usual, _) in recipe.job.profiles.items()}
     try:

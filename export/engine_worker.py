@@ -91,7 +91,10 @@ def build(job: BuildJob, tell: Tell, cancelled: threading.Event) -> Built:
         raise Refused("cancelled", "cancelled")
     if plan is None:
         raise Refused("build", log.last or "it gave no reason")
-    Path(job.plan).write_bytes(memoryview(plan))
+    try:
+        Path(job.plan).write_bytes(memoryview(plan))
+    except OSError as error:
+        raise Refused("asked", f"{job.plan} cannot be written: {error.strerror}") from None
     if timed:
         save_timing_cache(job, config)
     layers = [network.get_layer(i) for i in range(network.num_layers)]

@@ -10,12 +10,9 @@ the engine, it is compared with ONNX Runtime on the CPU, and a miss leaves no en
 """
 
 import argparse
-import dataclasses
-import json
 import signal
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,13 +24,15 @@ from export.engine_arguments import batches_arg, shape_arg
 from skipvit.arguments import whole
 
 if TYPE_CHECKING:
-    from skipvit.manifest import Engine
     from trt_plugins.flavors import Tensorrt
     from trt_plugins.gpus import Gpu
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _MAX_LEVEL = 5
-_BUILD_FLAGS = ("level", "tf32", "version_compatible", "hardware_compatible", "refit", "strip", "verbose")
+_BUILD_FLAGS = (
+    "plugin_code", "timing_cache", "level", "tf32", "version_compatible", "hardware_compatible", "refit", "strip",
+    "verbose",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"skipvit-to-trt: {error.name} is not installed; run: pip install 'skipvit[trt-rtx]'", file=sys.stderr)
         return 1
     try:
-        return _run(arguments)
+        _run(arguments)
+        return 0
     except (ArtifactError, BuildError, EngineError, GraphError, OriginError, ParityError, TensorrtMissing) as error:
         print(f"skipvit-to-trt: {error}", file=sys.stderr)
     except OSError as error:
@@ -68,14 +68,12 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from export import engine_build
+def _run(arguments: argparse.Namespace) -> None:
+    from export.engine_make import make
     from export.engine_recipe import recipe
+    from export.engine_report import report
     from export.engine_shapes import profiles
     from export.engine_target import open_target
-    from export.engine_verify import verified
-    from export.measures import ParityError
-    from skipvit.publishing import why_unwritable
     from trt_plugins.gpus import find_gpu
 
     target = open_target(arguments.source, arguments.version, arguments.precision, arguments.out)
@@ -83,34 +81,10 @@ def _run(arguments: argparse.Namespace) -> int:
     tensorrt = _tensorrt(arguments.flavor, gpu)
     shapes = profiles(target.graph, target.manifest, arguments.batch, dict(arguments.shape))
     flags: dict[str, Any] = {name: getattr(arguments, name) for name in _BUILD_FLAGS}
-    # a kernel's machine code runs on GPUs of one major version only
-    code = arguments.plugin_code or ("ptx" if arguments.hardware_compatible else "cubin")
-    flags |= {"plugins": not arguments.no_plugins, "plugin_code": code, "timing_cache": arguments.timing_cache}
+    flags["plugins"] = not arguments.no_plugins
     flags["workspace"] = None if arguments.workspace is None else arguments.workspace << 20
     asked = recipe(target, tensorrt, gpu, shapes, flags)
-    known = None if arguments.force else asked.already_built(verify=gpu is not None and not arguments.no_parity)
-    if known is not None:
-        print(f"{target.folder / known.file} is what would be built; --force builds it again.")
-        _print_ops(known)
-        _finish(target.folder / known.file, known, cached=True)
-        return 0
-    if why := why_unwritable(target.folder):
-        raise OSError(None, why, str(target.folder))
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=target.folder) as folder:
-        plan = Path(folder) / asked.file
-        built = engine_build.build(dataclasses.replace(asked.job, plan=str(plan)), asked.file)
-        try:
-            parity, why_not = (None, "--no-parity") if arguments.no_parity else verified(asked, plan, arguments.images)
-        except ParityError:
-            target.withdraw(asked.file)  # what an earlier run left unverified is no better
-            raise
-        engine = asked.record(built, parity)
-        place = target.publish(plan, engine)
-    _print_layers(built.layers)
-    _print_ops(engine)
-    _print_parity(engine, why_not)
-    _finish(place, engine, cached=False)
-    return 0
+    report(make(asked, force=arguments.force, compare=not arguments.no_parity, images=arguments.images))
 
 
 def _tensorrt(choice: Literal["auto", "tensorrt", "rtx"], gpu: "Gpu | None") -> "Tensorrt":
@@ -125,43 +99,6 @@ def _tensorrt(choice: Literal["auto", "tensorrt", "rtx"], gpu: "Gpu | None") -> 
         except TensorrtMissing:
             return open_tensorrt("auto")
     return open_tensorrt(choice)
-
-
-def _print_layers(layers: Mapping[str, int]) -> None:
-    print(f"Layers, as TensorRT read the graph: {sum(layers.values())}")
-    for kind, count in sorted(layers.items(), key=lambda item: (-item[1], item[0])):
-        print(f"  {kind.lower():<24}{count:>6}")
-
-
-def _print_ops(engine: "Engine") -> None:
-    names = sorted({*engine.plugins, *engine.bodies})
-    if not names:
-        print("The graph has no op of ours: plugins have nothing to do in it.")
-        return
-    width = max(map(len, names)) + 2
-    print(f"{'Our ops':<{width + 2}}{'nodes':>7}{'plugins':>9}{'bodies':>8}")
-    for name in names:
-        plugins, bodies = engine.plugins.get(name, 0), engine.bodies.get(name, 0)
-        print(f"  {name:<{width}}{plugins + bodies:>7}{plugins:>9}{bodies:>8}")
-
-
-def _print_parity(engine: "Engine", why_not: str) -> None:
-    parity = engine.parity
-    if parity is None:
-        print(f"Built, not run: {why_not}. Nothing vouches for what this engine computes.")
-        return
-    figures = [f"max abs {parity.max_abs:.1e}", f"relative {parity.max_relative:.1e}"]
-    if parity.psnr_db is not None:
-        figures.append(f"PSNR {parity.psnr_db:.1f} dB")
-    if parity.top1_agreement is not None:
-        figures.append(f"top-1 agreement {parity.top1_agreement:.2%}")
-    print(f"Verified: {', '.join(figures)}; {parity.engine}, {parity.images_from}; needed: {parity.tolerance}")
-
-
-def _finish(place: Path, engine: "Engine", cached: bool) -> None:
-    made_for = f"compute capability {engine.compute_capability}"
-    print(f"{'Found' if cached else 'Written'}: {place} ({engine.flavor} {engine.flavor_version}, {made_for})")
-    print(json.dumps({"engine": str(place), "cached": cached, **engine.model_dump(mode="json")}))
 
 
 def _parser() -> argparse.ArgumentParser:

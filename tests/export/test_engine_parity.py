@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from export import engine_build, to_trt
+from export import engine_make, to_trt
 from export.engine_arguments import Profile
 from export.engine_inputs import inputs_for
 from export.engine_job import BuildJob, Built
@@ -153,7 +153,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[StubSession]:
 
     monkeypatch.setattr("trt_plugins.gpus.find_gpu", lambda: Gpu("A Stub 9000", (9, 0)))
     monkeypatch.setattr("trt_plugins.flavors.open_tensorrt", lambda choice: Tensorrt(None, "tensorrt", "11.4.0.1"))
-    monkeypatch.setattr(engine_build, "build", build)
+    monkeypatch.setattr(engine_make, "build", build)
     monkeypatch.setattr(gpu_session, "open_session", open_session)
     return opened
 
@@ -186,7 +186,7 @@ def test_an_engine_that_strays_leaves_none(
     folder = write_entry(tmp_path / "models")
     before = sorted(path.name for path in folder.iterdir())
     assert to_trt.main([str(folder), "--no-parity"]) == 0  # built and not run, so that there is something to withdraw
-    assert "Built, not run: --no-parity" in capsys.readouterr().out
+    assert "Built, not run: --no-parity was given" in capsys.readouterr().out
     assert read_entry(tmp_path / "models", "tiny").manifest.engines[0].status == "built, not run"
     monkeypatch.setattr(StubSession, "change", staticmethod(strayed))
     assert to_trt.main([str(folder)]) == 1
@@ -215,6 +215,33 @@ def test_an_engine_that_does_not_open_is_no_engine(
     assert to_trt.main([str(folder), "--flavor", "rtx"]) == 0  # which runs on fewer GPUs than it builds for
     assert "Built, not run: the engine was built for another GPU" in capsys.readouterr().out
     assert read_entry(tmp_path / "models", "tiny").manifest.engines[0].status == "built, not run"
+
+
+def test_an_engine_that_was_never_run_is_run_where_it_can_be(
+    gpu: list[StubSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_entry(tmp_path / "models")
+    assert to_trt.main([str(folder), "--no-parity"]) == 0
+    monkeypatch.setattr(engine_make, "build", None)  # what is there is not built again
+    assert to_trt.main([str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "is what would be built" in out
+    assert "Verified: " in out
+    (engine,) = read_entry(tmp_path / "models", "tiny").manifest.engines
+    assert engine.status == "verified"
+    assert engine.parity is not None
+
+
+def test_an_engine_without_its_weights_is_not_run(
+    gpu: list[StubSession], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_entry(tmp_path / "models")
+    assert to_trt.main([str(folder), "--strip", "--hardware-compatible"]) == 0
+    assert "Built, not run: it was stripped of its weights" in capsys.readouterr().out
+    (engine,) = read_entry(tmp_path / "models", "tiny").manifest.engines
+    assert (engine.file, engine.compute_capability) == ("model.fp16.sm80plus.plan", "8.0+")
+    assert engine.options.items() >= {"strip": True, "hardware_compatible": True, "plugin_code": "ptx"}.items()
+    assert gpu == []
 
 
 def test_full_tensorrt_without_a_gpu_says_so(

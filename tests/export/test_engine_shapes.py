@@ -91,6 +91,13 @@ def test_shapes_that_cannot_be_are_refused(axes: tuple[int | None, ...], shapes:
         profiles(graph(x=axes), None, None, {name: Profile(*profile) for name, profile in shapes.items()})
 
 
+def test_sides_of_a_denoiser_are_multiples() -> None:
+    tiling = Tiling(tile=64, halo=8, multiple=32)
+    wrong = {"images": Profile((1, 32, 32, 3), (1, 64, 64, 3), (1, 100, 96, 3))}
+    with pytest.raises(GraphError, match="height and width are multiples of 32, which 1x100x96x3 is not"):
+        profiles(graph(images=(None, None, None, 3)), manifest("denoising", tiling), None, wrong)
+
+
 @given(st.lists(st.integers(1, 999), min_size=3, max_size=3).map(sorted))
 def test_batches_are_read_back(sizes: list[int]) -> None:
     assert list(batches_arg(",".join(map(str, sizes)))) == sizes

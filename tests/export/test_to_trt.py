@@ -136,6 +136,7 @@ REFUSED: dict[str, tuple[onnx.ModelProto, list[str], str]] = {
     "wrong opset": (tiny_graph(version=2), [], "has nodes of skipvit version 2, and the plugins here are of version 1"),
     "hardware": (tiny_graph(), ["--hardware-compatible"], "has no --hardware-compatible; leave it out"),
     "timing cache": (tiny_graph(), ["--timing-cache", "x.cache"], "has no --timing-cache; leave it out"),
+    "plugin code": (tiny_graph(), ["--plugin-code", "ptx"], "has no --plugin-code: its engines call kernels by name"),
     "version": (tiny_graph(), ["--version-compatible"], "leave --version-compatible out"),
 }
 
@@ -186,9 +187,10 @@ def test_a_signal_leaves_nothing_behind(stop: signal.Signals, entry: Path) -> No
 
 BLOCKED = """
 import sys
+blocked = sys.argv.pop(1).split(",")
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "torch", "cuda", "tqdm"}:
+        if name.split(".")[0] in blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Block())
 from export.to_trt import main
@@ -196,15 +198,25 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_help_needs_nothing_and_a_run_says_what_it_needs() -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", BLOCKED, *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def without(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program, where packages are not installed."""
+    command = [sys.executable, "-c", BLOCKED, packages, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    shown = run("--help")
+
+@rtx
+def test_it_runs_on_a_machine_without_pytorch(entry: Path) -> None:
+    done = without("torch,torchvision,timm,onnxscript,safetensors,scipy", str(entry), "--flavor", "rtx", "--no-parity")
+    assert done.returncode == 0, done.stderr
+    assert (entry / "1" / PLAN).exists()
+
+
+def test_help_needs_nothing_and_a_run_says_what_it_needs() -> None:
+    nothing = "onnx,onnxruntime,tensorrt,tensorrt_rtx,torch,cuda,tqdm"
+    shown = without(nothing, "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "--flavor {auto,tensorrt,rtx}" in shown.stdout
-    missing = run("models/x")
+    missing = without(nothing, "models/x")
     assert missing.returncode == 1
     assert "is not installed; run: pip install 'skipvit[trt-rtx]'" in missing.stderr
     assert "Traceback" not in missing.stderr
