@@ -10,7 +10,7 @@ import numpy as np
 
 from serve.batcher import Batcher, BatchReport, call_now
 from serve.capacity import Capacity
-from serve.engine import Engine, EngineInfo
+from serve.engine import Engine, EngineInfo, EngineLost
 from serve.engine_choice import on_cpu, open_engine
 from serve.errors import BadField, NotFound, nearest, quoted
 from serve.settings import Settings
@@ -192,7 +192,7 @@ class Repository:
         try:
             for model in self.models.values():
                 model.warm_up()
-        except Exception as error:  # whatever it is, the server must report it and not become ready
+        except (Exception, EngineLost) as error:  # whatever it is, the server must report it and not become ready
             self.failure = error
             self._state = "failed"
             logger.critical("warm-up failed", exc_info=error)

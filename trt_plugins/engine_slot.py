@@ -68,6 +68,7 @@ class Slot:
         self._memory = memory
         self._to_free = ExitStack()
         self._runs: dict[int, Callable[[], None]] = {}
+        self._written = 0  # rows of the input buffers that are not zeros
         largest = max(contexts)
         try:
             self._stream = memory.stream()
@@ -126,17 +127,21 @@ class Slot:
         return launch
 
     def run(self, bucket: int, inputs: Mapping[str, Array | Sequence[Array]], rows: int) -> dict[str, Array]:
-        """Runs ``rows`` rows in a batch of ``bucket``; what follows them is left over from the batch before.
+        """Runs ``rows`` rows in a batch of ``bucket``, padded with zeros.
 
-        The caller has checked the inputs, and made the device current.
+        Whatever was there would do, were it not for a picture that the engine fails on: left over, it would fail the
+        batches that come after its own. The caller has checked the inputs, and made the device current.
         """
+        before, self._written = self._written, max(self._written, rows)
         for name, given in inputs.items():
             array = self._inputs[name].array
+            array[rows:before] = 0
             if isinstance(given, np.ndarray):
                 array[:rows] = given
             else:
                 for row, values in enumerate(given):
                     array[row] = values
+        self._written = rows
         self._runs[bucket]()
         self._memory.synchronize(self._stream)
         return {name: held.array[:rows].copy() for name, held in self._outputs.items()}

@@ -174,6 +174,16 @@ def test_the_server_runs_an_engine_and_says_so(folder: Path, machine: Machine) -
     assert machine.device.leftovers == (0, 0, 0)
 
 
+def test_a_gpu_that_is_lost_at_warm_up_fails_the_server(folder: Path, machine: Machine) -> None:
+    add_engine(folder)
+    repository = Repository.open(folder.parent.parent, Settings())
+    machine.device.lost = True
+    repository.warm_up()
+    assert repository.state == "failed"
+    assert "no longer answers" in str(repository.failure)
+    repository.close()
+
+
 def test_a_photograph_goes_through_an_engine_in_tiles(tmp_path: Path, machine: Machine) -> None:
     """Tiles of the manifest's size, of an engine that takes several, in batches of two threads."""
     machine.models[b"plan"] = denoiser(largest=4, sides=(32, 64, 96), name="images")

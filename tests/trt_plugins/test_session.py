@@ -212,6 +212,18 @@ def test_a_failed_batch_fails_alone(opened: Callable[..., Session]) -> None:
         np.testing.assert_allclose(session.run({"pixels": batch})["probabilities"], expected(batch), rtol=1e-6)
 
 
+def test_a_row_that_fails_does_not_stay_behind_as_padding(opened: Callable[..., Session]) -> None:
+    session = opened(classifier())
+    for _ in range(4):  # both slots
+        batch = pictures(8)
+        batch[5] = 66
+        with pytest.raises(EngineError):
+            session.run({"pixels": batch})
+        for count in (5, 3, 7):
+            batch = pictures(count, seed=count)
+            np.testing.assert_allclose(session.run({"pixels": batch})["probabilities"], expected(batch), rtol=1e-6)
+
+
 def test_a_lost_gpu_is_said_once_and_for_all() -> None:
     session, _ = start(FakeGpu(), classifier())
     with pytest.raises(EngineError, match=r"no longer answers.*illegal memory access.*restart"):
