@@ -5,7 +5,7 @@
 
 #include "token_matrix.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     ENTRY(reused_attention)(const Scalar* attention, const Scalar* v, int images, int heads, int tokens, int width,
                             Scalar* y) {
   multiply({v, attention, y, images, heads, tokens, tokens, width, 0, true});

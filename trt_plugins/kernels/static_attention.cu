@@ -5,7 +5,7 @@
 
 #include "token_matrix.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     ENTRY(static_attention)(const Scalar* v, const Scalar* matrix, int images, int heads, int rows, int columns,
                             int width, Scalar* y) {
   multiply({v, matrix, y, images, heads, rows, columns, width, 0, false});

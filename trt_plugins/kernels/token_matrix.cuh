@@ -6,13 +6,22 @@
 // tile; with one per image they are the d of one image. Tiles that differ only in their rows are neighbours in the grid,
 // then those that differ in the head: values come from DRAM once and again from L2, and the matrix stays in L2.
 //
-// Counts and B * d are below 2^31; offsets into tensors are 64 bits.
+// The tile is a constant of the compilation, chosen in operators/token_matrix.py: ROW_WARPS x COLUMN_WARPS warps of 32 rows
+// x 64 columns. SHIFTED is 1 if N may be odd; see token_matrix_mma.cuh.
+//
+// Tensors start at multiples of 16 bytes. Counts and B * d are below 2^31; offsets into tensors are 64 bits.
 #pragma once
 
 #include "mma.cuh"
 
-constexpr int THREADS = 256;
-constexpr int MEMORY = 44 << 10;  // bytes of shared memory, below the 48 KiB that any launch gets; 2 blocks on a processor
+#if !defined(ROW_WARPS) || !defined(COLUMN_WARPS) || !defined(SHIFTED)
+#error "define ROW_WARPS, COLUMN_WARPS and SHIFTED"
+#endif
+
+constexpr int THREADS = 32 * ROW_WARPS * COLUMN_WARPS;
+constexpr int BLOCKS = 512 / THREADS;  // on a multiprocessor at least: 128 registers a thread
+constexpr int WARP_ROWS = 32, WARP_COLUMNS = 64;
+constexpr int ROWS = ROW_WARPS * WARP_ROWS, COLUMNS = COLUMN_WARPS * WARP_COLUMNS;  // of a tile
 
 struct Product {
   const Scalar *x, *matrix;
@@ -28,7 +37,6 @@ struct Tile {
   int first_row, first_column, all_columns;
 };
 
-template <int ROWS, int COLUMNS>
 DEVICE Tile tile_of_block(const Product& of) {
   const int row_tiles = (of.rows + ROWS - 1) / ROWS;
   const int all_columns = of.own ? of.width : of.images * of.width;
@@ -50,7 +58,6 @@ DEVICE size_t start_of(const Product& of, const Tile& tile, int column, int toke
 }
 
 // The rows in front, by the blocks of the first rows.
-template <int COLUMNS>
 DEVICE void copy_prefix(const Product& of, const Tile& tile) {
   const int column = threadIdx.x % COLUMNS;
   if (tile.first_row != 0 || tile.first_column + column >= tile.all_columns) return;
@@ -61,24 +68,8 @@ DEVICE void copy_prefix(const Product& of, const Tile& tile) {
     of.y[to + size_t(row) * channels] = of.x[from + size_t(row) * channels];
 }
 
-#include "token_matrix_float.cuh"
 #if TENSOR_CORES
 #include "token_matrix_mma.cuh"
-#endif
-
-// Tiles by the parity of N, as in operators/token_matrix.py.
-DEVICE void multiply(const Product& of) {
-  __shared__ Pack<unsigned char, 16> memory[MEMORY / 16];
-  unsigned char* const bytes = reinterpret_cast<unsigned char*>(memory);
-#if TENSOR_CORES
-  if (of.columns % 2)
-    multiply_on_tensor_cores<8, 1, true>(of, bytes);
-  else
-    multiply_on_tensor_cores<4, 2, false>(of, bytes);
 #else
-  if (of.columns % 2)
-    multiply_in_float<256, 64>(of, bytes);
-  else
-    multiply_in_float<128, 128>(of, bytes);
+#include "token_matrix_float.cuh"
 #endif
-}

@@ -3,16 +3,15 @@
 // A thread has 8 x 8 elements of the tile, a stride apart. Part of token_matrix.cuh.
 #pragma once
 
-template <int ROWS, int COLUMNS>
-DEVICE void multiply_in_float(const Product& of, unsigned char* memory) {
+DEVICE void multiply(const Product& of) {
   constexpr int DEPTH = 16, EACH = 8;
   constexpr int PITCH = ROWS + 2;  // 16 columns of 2 rows, as a warp stores them, fall into 32 banks
   constexpr int ACROSS = COLUMNS / EACH, DOWN = ROWS / EACH;
   static_assert(ACROSS * DOWN == THREADS, "threads and tile do not match");
-  float* const a = reinterpret_cast<float*>(memory);  // (DEPTH, PITCH), a column of the matrix a row
-  float* const v = a + DEPTH * PITCH;                 // (DEPTH, COLUMNS)
-  const Tile tile = tile_of_block<ROWS, COLUMNS>(of);
-  copy_prefix<COLUMNS>(of, tile);
+  __shared__ float a[DEPTH * PITCH];    // a column of the matrix a row
+  __shared__ float v[DEPTH * COLUMNS];  // a token's values a row
+  const Tile tile = tile_of_block(of);
+  copy_prefix(of, tile);
 
   const int channels = of.heads * of.width, column = threadIdx.x % COLUMNS;
   const bool mine = tile.first_column + column < tile.all_columns;

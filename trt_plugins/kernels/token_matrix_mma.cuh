@@ -1,43 +1,39 @@
 // The product on tensor cores. Part of token_matrix.cuh.
 //
 // A warp has 32 rows x 64 columns of the tile, the block steps through N in slices of DEPTH: while one slice is multiplied
-// the next is copied to shared memory, 16 bytes at a time.
+// the next ones are copied to shared memory, 16 bytes at a time.
 //
 // Rows of a matrix with N odd begin anywhere, N = 197 halves are 394 bytes. They are copied as they lie all the same, from
 // the last multiple of 16 bytes before the row: it then stands `shift` places to the right, 0 to 7. Rows 8 apart have one
 // shift, for 8 * N halves are a multiple of 16 bytes; so a warp takes rows 8 apart, and undoes the shift where it costs
-// nothing, in the rows of values that it reads. It needs up to 7 values of the slice before, so that slices of values
-// go round in a ring of three.
+// nothing, in the rows of values that it reads. It needs up to 7 values of the slice before, for which the ring of
+// values has room for one slice more.
 //
 // Bytes in shared memory are permuted in units of 16 so that the 8 rows that ldmatrix reads at once fall into all banks.
 #pragma once
 
 #include "async_copy.cuh"
 
-constexpr int DEPTH = 32;      // of a slice, a multiple of 16
-constexpr int UNIT = 8;        // scalars in 16 bytes
-constexpr int WARP_ROWS = 32;  // 2 fragments
-constexpr int WARP_COLUMNS = 64;
+constexpr int UNIT = 8;            // scalars in 16 bytes
+constexpr int MEMORY = 44 << 10;  // bytes of shared memory that slices may take; a launch gets 48 KiB without asking
 
-template <int ROW_WARPS, int COLUMN_WARPS, bool SHIFTED>
-struct Layout {
-  static constexpr int ROWS = ROW_WARPS * WARP_ROWS, COLUMNS = COLUMN_WARPS * WARP_COLUMNS;
-  static constexpr int RING = (SHIFTED ? 3 : 2) * DEPTH;  // rows of values
-  static constexpr int ROW_BYTES = 2 * DEPTH, VALUE_BYTES = 2 * COLUMNS;
-  static constexpr int MATRIX_BYTES = ROWS * ROW_BYTES;
-  static_assert(32 * ROW_WARPS * COLUMN_WARPS == THREADS, "threads and tile do not match");
-  static_assert(2 * MATRIX_BYTES + RING * VALUE_BYTES <= MEMORY, "shared memory is too small");
-  static_assert(!SHIFTED || ROW_WARPS == 8, "a shift a warp");
+template <int OF>
+struct Fitting {  // slices of this depth
+  static constexpr int SLICES = (MEMORY - SHIFTED * OF * COLUMNS * 2) / (OF * (ROWS + COLUMNS) * 2);
 };
+constexpr int DEPTH = Fitting<32>::SLICES >= 3 ? 32 : 16;  // of a slice
+constexpr int SLICES = Fitting<DEPTH>::SLICES < 4 ? Fitting<DEPTH>::SLICES : 4;
+constexpr int RING = (SLICES + SHIFTED) * DEPTH;  // rows of values
+constexpr int ROW_BYTES = 2 * DEPTH, MATRIX_BYTES = ROWS * ROW_BYTES, VALUE_BYTES = 2 * COLUMNS;
+static_assert(SLICES >= 2, "shared memory is too small");
+static_assert(!SHIFTED || ROW_WARPS == 8, "a shift a warp");
 
 // The tile's row in a slot of shared memory, where a warp's rows are together.
-template <bool SHIFTED>
-DEVICE int row_of_slot(int slot) {
-  return SHIFTED ? slot / WARP_ROWS + slot % WARP_ROWS * 8 : slot;
-}
+DEVICE int row_of_slot(int slot) { return SHIFTED ? slot / WARP_ROWS + slot % WARP_ROWS * 8 : slot; }
 
-DEVICE int unit_of_row(int slot, int unit) { return unit ^ (slot >> 1 & 3); }  // rows of 4 units
-DEVICE int unit_of_value(int row, int unit) { return unit ^ (row & 7); }       // rows of 8 or 16 units
+// Where units lie in a row of 2 or 4 units of the matrix, and of 8 or 16 units of values.
+DEVICE int unit_of_row(int slot, int unit) { return unit ^ (DEPTH == 32 ? slot >> 1 & 3 : slot >> 2 & 1); }
+DEVICE int unit_of_value(int row, int unit) { return unit ^ (row & 7); }
 
 DEVICE int places_before(const Scalar* row) { return int(reinterpret_cast<size_t>(row) / sizeof(Scalar) % UNIT); }
 
@@ -46,16 +42,16 @@ DEVICE const Scalar* scalars_at(const unsigned char* shared) { return reinterpre
 DEVICE int clamp(int x, int most) { return x < 0 ? 0 : x < most ? x : most; }
 
 // A thread's part in copying slices of the matrix: one unit of some rows.
-template <class L, bool SHIFTED, int SIZE>
+template <int SIZE>
 DEVICE void copy_rows(const Product& of, const Tile& tile, int slice, unsigned char* to) {
   constexpr int UNITS = DEPTH / UNIT, STEP = THREADS / UNITS, PART = SIZE / 2;
   const int unit = threadIdx.x % UNITS;
 #pragma unroll
-  for (int slot = threadIdx.x / UNITS; slot < L::ROWS; slot += STEP) {
-    const int row = tile.first_row + row_of_slot<SHIFTED>(slot);
+  for (int slot = threadIdx.x / UNITS; slot < ROWS; slot += STEP) {
+    const int row = tile.first_row + row_of_slot(slot);
     const Scalar* const from = tile.matrix + size_t(row) * of.columns;
     const int start = slice * DEPTH + unit * UNIT - (SHIFTED ? places_before(from) : 0);
-    unsigned char* const there = to + slot * L::ROW_BYTES + unit_of_row(slot, unit) * 16;
+    unsigned char* const there = to + slot * ROW_BYTES + unit_of_row(slot, unit) * 16;
 #pragma unroll
     for (int part = 0; part < UNIT; part += PART) {
       const int bytes = row < of.rows ? clamp(2 * (of.columns - start - part), SIZE) : 0;
@@ -65,14 +61,13 @@ DEVICE void copy_rows(const Product& of, const Tile& tile, int slice, unsigned c
 }
 
 // Clears what a shifted row's first unit has of the row before. The thread that copied it does, once it is there.
-template <class L>
 DEVICE void clear_places_before(const Product& of, const Tile& tile, unsigned char* rows) {
   constexpr int UNITS = DEPTH / UNIT;
   if (threadIdx.x % UNITS) return;
 #pragma unroll 1
-  for (int slot = threadIdx.x / UNITS; slot < L::ROWS; slot += THREADS / UNITS) {
-    Scalar* const unit = reinterpret_cast<Scalar*>(rows + slot * L::ROW_BYTES + unit_of_row(slot, 0) * 16);
-    const int row = tile.first_row + row_of_slot<true>(slot);
+  for (int slot = threadIdx.x / UNITS; slot < ROWS; slot += THREADS / UNITS) {
+    Scalar* const unit = reinterpret_cast<Scalar*>(rows + slot * ROW_BYTES + unit_of_row(slot, 0) * 16);
+    const int row = tile.first_row + row_of_slot(slot);
     const int places = places_before(tile.matrix + size_t(row) * of.columns);
 #pragma unroll 1
     for (int i = 0; i < places; ++i) unit[i] = Scalar{0};
@@ -81,15 +76,14 @@ DEVICE void clear_places_before(const Product& of, const Tile& tile, unsigned ch
 
 // A thread's part in copying slices of the values: one unit of some tokens. Units of a head lie together in memory, and on
 // multiples of 16 bytes, if `whole`.
-template <class L>
 DEVICE void copy_values(const Product& of, const Tile& tile, bool whole, const Scalar* from, int slice, int place,
                         unsigned char* to) {
-  constexpr int UNITS = L::COLUMNS / UNIT;
+  constexpr int UNITS = COLUMNS / UNIT;
   const int unit = threadIdx.x % UNITS, column = unit * UNIT, channels = of.heads * of.width;
 #pragma unroll
   for (int i = threadIdx.x / UNITS; i < DEPTH; i += THREADS / UNITS) {
     const int token = slice * DEPTH + i;
-    const int there = (place + i) * L::VALUE_BYTES + unit_of_value(place + i, unit) * 16;
+    const int there = (place + i) * VALUE_BYTES + unit_of_value(place + i, unit) * 16;
     if (whole) {
       const bool inside = from && token < of.columns;
       copy_16_async(inside ? from + size_t(token) * channels : of.x, inside, to + there);
@@ -107,7 +101,7 @@ DEVICE void copy_values(const Product& of, const Tile& tile, bool whole, const S
 }
 
 // One slice: PAIRS x 16 columns of the warp's 64, the others are past the tile's end.
-template <class L, int PAIRS>
+template <int PAIRS>
 DEVICE void multiply_slice(float (&sum)[2][8][4], const unsigned char* rows, const unsigned char* values, int first_value, int depth) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -117,11 +111,11 @@ DEVICE void multiply_slice(float (&sum)[2][8][4], const unsigned char* rows, con
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int slot = i * 16 + lane % 16;  // of the warp's
-      load_matrices(scalars_at(rows + slot * L::ROW_BYTES + unit_of_row(slot, step * 2 + lane / 16) * 16), a[i]);
+      load_matrices(scalars_at(rows + slot * ROW_BYTES + unit_of_row(slot, step * 2 + lane / 16) * 16), a[i]);
     }
     int token = first_value + step * 16 + lane % 16;
-    if (token >= L::RING) token -= L::RING;
-    const unsigned char* const value = values + token * L::VALUE_BYTES;
+    if (token >= RING) token -= RING;
+    const unsigned char* const value = values + token * VALUE_BYTES;
 #pragma unroll
     for (int pair = 0; pair < PAIRS; ++pair) {
       uint32_t b[4];
@@ -150,7 +144,6 @@ DEVICE void transpose_in_quad(uint32_t (&word)[4]) {
 }
 
 // Stores a warp's sums, 8 columns of a row at once. The columns' count per head is a multiple of 8.
-template <bool SHIFTED>
 DEVICE void store_units(const Product& of, const Tile& tile, const float (&sum)[2][8][4], int row_warp,
                         int column_warp) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, channels = of.heads * of.width;
@@ -162,7 +155,7 @@ DEVICE void store_units(const Product& of, const Tile& tile, const float (&sum)[
     if (mine) to += start_of(of, tile, column, of.prefix + of.rows);
 #pragma unroll
     for (int eight = 0; eight < 4; ++eight) {
-      const int row = tile.first_row + row_of_slot<SHIFTED>(row_warp * WARP_ROWS + eight * 8 + g);
+      const int row = tile.first_row + row_of_slot(row_warp * WARP_ROWS + eight * 8 + g);
       const int i = eight / 2, low = eight % 2 * 2;
       Pack<uint32_t, 4> pack;
 #pragma unroll
@@ -175,86 +168,90 @@ DEVICE void store_units(const Product& of, const Tile& tile, const float (&sum)[
 }
 
 // Stores the block's sums one by one, through shared memory; for heads of any width.
-template <class L, bool SHIFTED>
 DEVICE void store_scalars(const Product& of, const Tile& tile, const float (&sum)[2][8][4], int row_warp,
                           int column_warp, unsigned char* memory) {
-  static_assert(L::ROWS * L::COLUMNS * sizeof(Scalar) <= MEMORY, "shared memory is too small");
+  constexpr int HALF = ROWS / 2;  // of the tile, which has 16 rows of each warp
+  static_assert(HALF * COLUMNS * sizeof(Scalar) <= MEMORY, "shared memory is too small");
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, channels = of.heads * of.width;
-  __syncthreads();  // nobody reads slices any more
   uint32_t* const pairs = reinterpret_cast<uint32_t*>(memory);
+  const int column = threadIdx.x % COLUMNS;
+  Scalar* to = nullptr;
+  if (tile.first_column + column < tile.all_columns)
+    to = of.y + start_of(of, tile, column, of.prefix + of.rows) + size_t(of.prefix) * channels;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {  // 16 x 8 elements of y
-    const int slot = row_warp * WARP_ROWS + i / 8 * 16 + g, column = column_warp * WARP_COLUMNS + i % 8 * 8 + 2 * t;
-    const float(&four)[4] = sum[i / 8][i % 8];
-    pairs[(slot * L::COLUMNS + column) / 2] = as_pair(four[0], four[1]);
-    pairs[((slot + 8) * L::COLUMNS + column) / 2] = as_pair(four[2], four[3]);
-  }
-  __syncthreads();
-  const int column = threadIdx.x % L::COLUMNS;
-  if (tile.first_column + column >= tile.all_columns) return;
-  Scalar* const to = of.y + start_of(of, tile, column, of.prefix + of.rows) + size_t(of.prefix) * channels;
+  for (int i = 0; i < 2; ++i) {
+    __syncthreads();  // nobody reads what was there
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const int pair = ((row_warp * 16 + g) * COLUMNS + column_warp * WARP_COLUMNS + j * 8 + 2 * t) / 2;
+      pairs[pair] = as_pair(sum[i][j][0], sum[i][j][1]);
+      pairs[pair + 8 * COLUMNS / 2] = as_pair(sum[i][j][2], sum[i][j][3]);
+    }
+    __syncthreads();
 #pragma unroll 1
-  for (int slot = threadIdx.x / L::COLUMNS; slot < L::ROWS; slot += THREADS / L::COLUMNS) {
-    const int row = tile.first_row + row_of_slot<SHIFTED>(slot);
-    if (row < of.rows) to[size_t(row) * channels] = scalars_at(memory)[slot * L::COLUMNS + column];
+    for (int slot = threadIdx.x / COLUMNS; to && slot < HALF; slot += THREADS / COLUMNS) {
+      const int row = tile.first_row + row_of_slot(slot / 16 * WARP_ROWS + i * 16 + slot % 16);
+      if (row < of.rows) to[size_t(row) * channels] = scalars_at(memory)[slot * COLUMNS + column];
+    }
   }
 }
 
-template <int ROW_WARPS, int COLUMN_WARPS, bool SHIFTED>
-DEVICE void multiply_on_tensor_cores(const Product& of, unsigned char* memory) {
-  using L = Layout<ROW_WARPS, COLUMN_WARPS, SHIFTED>;
-  const Tile tile = tile_of_block<L::ROWS, L::COLUMNS>(of);
-  copy_prefix<L::COLUMNS>(of, tile);
+DEVICE void multiply(const Product& of) {
+  __shared__ Pack<unsigned char, 16> shared[(SLICES * MATRIX_BYTES + RING * VALUE_BYTES) / 16];
+  unsigned char* const memory = reinterpret_cast<unsigned char*>(shared);
+  unsigned char* const ring = memory + SLICES * MATRIX_BYTES;
+  const Tile tile = tile_of_block(of);
+  copy_prefix(of, tile);
 
   const int channels = of.heads * of.width;
   const bool whole = of.width % UNIT == 0;
-  const int own_column = threadIdx.x % (L::COLUMNS / UNIT) * UNIT;
+  const int own_column = threadIdx.x % (COLUMNS / UNIT) * UNIT;
   const Scalar* from = nullptr;
   if (tile.first_column + own_column < tile.all_columns)
     from = of.x + start_of(of, tile, own_column, of.prefix + of.columns) + size_t(of.prefix) * channels;
 
   const int warp = threadIdx.x / 32, row_warp = warp % ROW_WARPS, column_warp = warp / ROW_WARPS;
-  const bool idle = tile.first_row + row_of_slot<SHIFTED>(row_warp * WARP_ROWS) >= of.rows;
   const int left = tile.all_columns - tile.first_column - column_warp * WARP_COLUMNS;
-  const int shift =
-      SHIFTED ? places_before(tile.matrix + size_t(tile.first_row + row_warp) * of.columns) : 0;
-  const int depth = of.columns + (SHIFTED ? UNIT - 1 : 0), slices = (depth + DEPTH - 1) / DEPTH;
-  const int aligned = of.columns % 8 == 0 ? 16 : of.columns % 4 == 0 ? 8 : 4;
+  const bool idle = left <= 0 || tile.first_row + row_of_slot(row_warp * WARP_ROWS) >= of.rows;
+  const int shift = SHIFTED ? places_before(tile.matrix + size_t(tile.first_row + row_warp) * of.columns) : 0;
+  const int depth = of.columns + SHIFTED * (UNIT - 1), slices = (depth + DEPTH - 1) / DEPTH;
 
-  unsigned char* const ring = memory + 2 * L::MATRIX_BYTES;
   const auto copy_slice = [&](int slice) {
-    unsigned char* const to = memory + slice % 2 * L::MATRIX_BYTES;
-    if (SHIFTED || aligned == 16)
-      copy_rows<L, SHIFTED, 16>(of, tile, slice, to);
-    else if (aligned == 8)
-      copy_rows<L, SHIFTED, 8>(of, tile, slice, to);
+    unsigned char* const to = memory + slice % SLICES * MATRIX_BYTES;
+    if (SHIFTED || of.columns % 8 == 0)
+      copy_rows<16>(of, tile, slice, to);
+    else if (of.columns % 4 == 0)
+      copy_rows<8>(of, tile, slice, to);
     else
-      copy_rows<L, SHIFTED, 4>(of, tile, slice, to);
-    copy_values<L>(of, tile, whole, from, slice, slice * DEPTH % L::RING, ring);
-    end_group();
+      copy_rows<4>(of, tile, slice, to);
+    copy_values(of, tile, whole, from, slice, slice * DEPTH % RING, ring);
   };
 
   float sum[2][8][4] = {};
   if (SHIFTED)  // the values before the first are 0
-    for (int i = threadIdx.x; i < UNIT * L::COLUMNS; i += THREADS)
-      reinterpret_cast<Scalar*>(ring + (L::RING - UNIT) * L::VALUE_BYTES)[i] = Scalar{0};
-  copy_slice(0);
-  for (int slice = 0; slice < slices; ++slice) {
-    wait_for_groups<0>();
-    if (SHIFTED && slice == 0) clear_places_before<L>(of, tile, memory);
-    __syncthreads();  // this slice is there, and nobody reads the one before last
-    if (slice + 1 < slices) copy_slice(slice + 1);
-    if (idle || left <= 0) continue;
-    const unsigned char* const own_rows = memory + slice % 2 * L::MATRIX_BYTES + row_warp * WARP_ROWS * L::ROW_BYTES;
+    for (int i = threadIdx.x; i < UNIT * COLUMNS; i += THREADS)
+      reinterpret_cast<Scalar*>(ring + (RING - UNIT) * VALUE_BYTES)[i] = Scalar{0};
+#pragma unroll 1
+  for (int slice = 1 - SLICES; slice < slices; ++slice) {
+    if (slice >= 0) {
+      wait_for_groups<SLICES - 2>();
+      if (SHIFTED && slice == 0) clear_places_before(of, tile, memory);
+      __syncthreads();  // this slice is there, and nobody reads the one before the last
+    }
+    if (slice + SLICES - 1 < slices) copy_slice(slice + SLICES - 1);
+    end_group();
+    if (slice < 0 || idle) continue;
+    const unsigned char* const own_rows =
+        memory + slice % SLICES * MATRIX_BYTES + row_warp * WARP_ROWS * ROW_BYTES;
     const unsigned char* const own_values = ring + column_warp * WARP_COLUMNS * 2;
-    const int first_value = (slice * DEPTH - shift + L::RING) % L::RING;
+    const int first_value = (slice * DEPTH - shift + RING) % RING;
     if (left > 32)
-      multiply_slice<L, 4>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
+      multiply_slice<4>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
     else
-      multiply_slice<L, 2>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
+      multiply_slice<2>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
   }
   if (!whole)
-    store_scalars<L, SHIFTED>(of, tile, sum, row_warp, column_warp, memory);
-  else if (!idle && left > 0)
-    store_units<SHIFTED>(of, tile, sum, row_warp, column_warp);
+    store_scalars(of, tile, sum, row_warp, column_warp, memory);
+  else if (!idle)
+    store_units(of, tile, sum, row_warp, column_warp);
 }

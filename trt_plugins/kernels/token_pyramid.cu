@@ -5,7 +5,7 @@
 
 #include "token_matrix.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     ENTRY(token_pyramid)(const Scalar* x, const Scalar* matrix, int images, int rows, int columns, int channels,
                          int prefix, int own, Scalar* y) {
   multiply({x, matrix, y, images, 1, rows, columns, channels, prefix, own != 0});

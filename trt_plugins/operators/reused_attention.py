@@ -8,12 +8,16 @@ def _output_shape(shapes: Shapes, _: Attributes) -> tuple[Dim, ...]:
     return tuple(shapes[1])
 
 
+def _tiles(shapes: Shapes) -> token_matrix.Tiles:
+    rows, columns = shapes[0][-2:]
+    return token_matrix.tiles(rows, columns, column_warps=1)  # heads of more than 64 channels are rare
+
+
 def _launch(shapes: Shapes, attributes: Attributes) -> Launch:
     batch, tokens, channels = shapes[1]
-    heads = attributes["num_heads"]
+    heads, tiles = attributes["num_heads"], _tiles(shapes)
     width = channels // heads
-    grid = (token_matrix.blocks(batch, heads, tokens, tokens, width, own=True), 1, 1)
-    return Launch(grid, (token_matrix.THREADS, 1, 1), (batch, heads, tokens, width))
+    return Launch((tiles.blocks(tokens, width) * heads * batch, 1, 1), tiles.block, (batch, heads, tokens, width))
 
 
 OP = PluginOp(
@@ -24,4 +28,5 @@ OP = PluginOp(
     ranks=((4,), (3,)),
     output_shape=_output_shape,
     launch=_launch,
+    constants=lambda shapes, attributes: _tiles(shapes).constants,
 )

@@ -9,12 +9,17 @@ def _output_shape(shapes: Shapes, _: Attributes) -> tuple[Dim, ...]:
     return (batch, matrix[1], channels)
 
 
+def _tiles(shapes: Shapes) -> token_matrix.Tiles:
+    _heads, rows, columns = shapes[1]
+    return token_matrix.tiles(rows, columns, column_warps=2)
+
+
 def _launch(shapes: Shapes, attributes: Attributes) -> Launch:
     (batch, tokens, channels), matrix = shapes
     heads, rows = attributes["num_heads"], matrix[1]
-    width = channels // heads
-    grid = (token_matrix.blocks(batch, heads, rows, tokens, width, own=False), 1, 1)
-    return Launch(grid, (token_matrix.THREADS, 1, 1), (batch, heads, rows, tokens, width))
+    width, tiles = channels // heads, _tiles(shapes)
+    blocks = tiles.blocks(rows, batch * width) * heads  # the columns of a head run on through the images
+    return Launch((blocks, 1, 1), tiles.block, (batch, heads, rows, tokens, width))
 
 
 OP = PluginOp(
@@ -25,4 +30,5 @@ OP = PluginOp(
     ranks=((3,), (3,)),
     output_shape=_output_shape,
     launch=_launch,
+    constants=lambda shapes, attributes: _tiles(shapes).constants,
 )

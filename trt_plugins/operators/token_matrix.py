@@ -1,22 +1,40 @@
-"""The grid of the kernels that multiply a matrix with token-major values: kernels/token_matrix.cuh."""
+"""Tiles and grid of the kernels that multiply a matrix with token-major values: kernels/token_matrix.cuh."""
+
+from dataclasses import dataclass
 
 from trt_plugins.plugin_op import Dim, cdiv
 
-THREADS = 256
-_ODD, _EVEN = (256, 64), (128, 128)  # rows and columns of a block's tile, by the parity of the matrix's columns
 
+@dataclass(frozen=True)
+class Tiles:
+    """What a block makes: each of its warps 32 rows and 64 columns.
 
-def blocks(images: Dim, heads: Dim, rows: Dim, columns: Dim, width: Dim, own: bool) -> Dim:
-    """Blocks of the grid, along x.
-
-    Args:
-        images, heads: the batch, and the heads that the channels are divided into.
-        rows, columns: of the matrix.
-        width: channels of a head.
-        own: there is a matrix per image, else one for all.
+    Attributes:
+        row_warps, column_warps: of a block.
+        shifted: the kernel takes any number of the matrix's columns, else only even ones.
     """
-    even = columns // 2 * 2 + 1 - columns  # 1 or 0, also of a symbol
-    odd = even * -1 + 1
-    groups, across = (images, width) if own else (1, images * width)
-    tiles = [cdiv(rows, tile[0]) * cdiv(across, tile[1]) for tile in (_ODD, _EVEN)]
-    return (odd * tiles[0] + even * tiles[1]) * heads * groups
+
+    row_warps: int
+    column_warps: int
+    shifted: bool
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Threads."""
+        return (32 * self.row_warps * self.column_warps, 1, 1)
+
+    def blocks(self, rows: Dim, across: Dim) -> Dim:
+        """Blocks for the rows of a matrix, and for so many columns of values that it is multiplied with."""
+        return cdiv(rows, 32 * self.row_warps) * cdiv(across, 64 * self.column_warps)
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The kernel's macros."""
+        return {"ROW_WARPS": self.row_warps, "COLUMN_WARPS": self.column_warps, "SHIFTED": int(self.shifted)}
+
+
+def tiles(rows: Dim, columns: Dim, column_warps: int) -> Tiles:
+    """Tiles for a matrix (rows, columns); dims that are not known yet get tiles that fit any."""
+    if not isinstance(columns, int) or columns % 2:
+        return Tiles(8, column_warps, shifted=True)
+    return Tiles(2 if isinstance(rows, int) and rows <= 64 else 8, column_warps, shifted=False)

@@ -9,12 +9,18 @@ def _output_shape(shapes: Shapes, attributes: Attributes) -> tuple[Dim, ...]:
     return (batch, attributes["num_prefix"] + matrix[-2], channels)
 
 
+def _tiles(shapes: Shapes) -> token_matrix.Tiles:
+    rows, columns = shapes[1][-2:]
+    return token_matrix.tiles(rows, columns, column_warps=2)
+
+
 def _launch(shapes: Shapes, attributes: Attributes) -> Launch:
     (batch, _tokens, channels), matrix = shapes
     rows, columns, own = matrix[-2], matrix[-1], len(matrix) == 3
-    grid = (token_matrix.blocks(batch, 1, rows, columns, channels, own), 1, 1)
+    tiles = _tiles(shapes)
+    blocks = tiles.blocks(rows, channels) * batch if own else tiles.blocks(rows, batch * channels)
     numbers = (batch, rows, columns, channels, attributes["num_prefix"], int(own))
-    return Launch(grid, (token_matrix.THREADS, 1, 1), numbers)
+    return Launch((blocks, 1, 1), tiles.block, numbers)
 
 
 OP = PluginOp(
@@ -25,4 +31,5 @@ OP = PluginOp(
     ranks=((3,), (2, 3)),
     output_shape=_output_shape,
     launch=_launch,
+    constants=lambda shapes, attributes: _tiles(shapes).constants,
 )
