@@ -2,6 +2,7 @@
 
     skipvit-serve models
     curl -T digit.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/classify
+    skipvit-serve models --engine tensorrt
 
 Every setting is a flag and an environment variable, such as SKIPVIT_MAX_BODY_BYTES; flags win. On SIGTERM
 /readyz turns to 503, requests in flight are finished, and the exit code is 0.

@@ -32,8 +32,8 @@ class OnnxCudaEngine(OnnxEngine):
     def open_session(self, path: Path, contract: Contract) -> ort.InferenceSession:
         if not has_cuda_build():
             raise EngineUnavailable(
-                "onnx-cuda needs ONNX Runtime with CUDA, the one here is for CPUs; run: pip uninstall onnxruntime && "
-                "pip install 'skipvit[serve-gpu]'"
+                "onnx-cuda needs ONNX Runtime with CUDA, the one here is for CPUs, and they share a module; run: pip "
+                "uninstall -y onnxruntime onnxruntime-gpu && pip install 'skipvit[serve-gpu]'"
             )
         _load_libraries()
         session = ort.InferenceSession(

@@ -1,6 +1,8 @@
 """ONNX Runtime with CUDA: it runs on the GPU, or it says that it does not. Without one the latter is all there is."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,27 @@ def root(tmp_path: Path) -> Path:
 def test_the_build_for_cpus_is_refused(root: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"needs ONNX Runtime with CUDA, the one here is for CPUs"):
         OnnxCudaEngine.from_entry(read_entry(root, "shades"))
+
+
+def test_the_server_for_gpus_brings_no_second_onnx_runtime() -> None:
+    """onnxruntime and onnxruntime-gpu overwrite each other's files."""
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def names(extra: str) -> set[str]:
+        found: set[str] = set()
+        for need in extras[extra]:
+            inner = re.match(r"skipvit\[([\w,-]+)\]", need)
+            if inner:
+                found = found.union(*(names(one) for one in inner[1].split(",")))
+            else:
+                found |= set(re.findall(r"^[\w-]+", need))
+        return found
+
+    assert {"onnxruntime-gpu", "fastapi", "cuda-core"} <= names("serve-gpu")
+    assert "onnxruntime" not in names("serve-gpu") | names("video")
+    assert "onnxruntime" in names("serve")
+    assert names("serve") - {"onnxruntime"} <= names("serve-gpu"), "a server needs the same whatever runs its models"
 
 
 class Fallen:
