@@ -20,7 +20,9 @@ from benchmarks.gpu_ahead import compile_ahead
 from benchmarks.gpu_cases import Case, cases, smoke_cases
 from benchmarks.gpu_clock import Clock, CpuClock, GpuClock
 from benchmarks.gpu_models import Setting
-from benchmarks.rows import write_rows
+from benchmarks.rows import read_rows, write_rows
+from trt_plugins.cubins import CompileError
+from trt_plugins.on_device import DeviceError
 from trt_plugins.operators import ALL
 
 Rows = list[dict[str, object]]
@@ -36,6 +38,7 @@ class Options:
         budget_s: nothing begins that, going by what came before, would not be done within so many seconds.
         mode: of torch.compile, for models.
         jobs: processes that compile models ahead, within half of the budget; 0 for none.
+        missing: leave out what this month's file of this GPU has already.
         commit: of the source, where it lies outside git.
     """
 
@@ -48,6 +51,7 @@ class Options:
     forms: Sequence[str] = tuple(GPU_FORMS.values())
     commit: str | None = None
     jobs: int = 0
+    missing: bool = False
 
 
 @dataclass
@@ -69,12 +73,17 @@ def measure_kernels(options: Options) -> Outcome:
     clock, outcome, budget = clock_of(options), Outcome(), Budget(options.budget_s)
     known = {op.name for op in ALL}
     chosen: Iterable[Case] = smoke_cases() if options.smoke else cases()
-    for case in (case for case in chosen if case.op in known):
+    there = _there("gpu_kernels", gpu_kernels.KEYS, options)
+    for case in (case for case in chosen if case.op in known and gpu_kernels.key_of(case) not in there):
         name = f"{case.op} {case.where} {case.scalar}"
         if not budget.begin():
             outcome.undone.append(name)
             continue
-        row = gpu_kernels.measure(case, clock, options.rounds, "eager" if options.smoke else "inductor")
+        try:
+            row = gpu_kernels.measure(case, clock, options.rounds)
+        except (RuntimeError, DeviceError, CompileError) as error:
+            outcome.failures.append(f"{name}: {error}")
+            continue
         if row["correct"] != "yes":
             outcome.failures.append(f"{name}: off by {row['max_error']}")
         outcome.rows.append({**row, **circumstances(options)})
@@ -90,6 +99,8 @@ def measure_models(options: Options, settings: Sequence[Setting]) -> Outcome:
         RuntimeError: there is no GPU.
     """
     clock, outcome, budget = clock_of(options), Outcome(), Budget(options.budget_s)
+    there = _there("gpu_models", gpu_models.KEYS, options)
+    settings = [setting for setting in settings if gpu_models.vit_key_of(setting, options.mode) not in there]
     if options.jobs:
         began = time.monotonic()
         done = compile_ahead(
@@ -161,6 +172,14 @@ def _driver() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return found.split()[0] if found.split() else "unknown"
+
+
+def _there(what: str, keys: Sequence[str], options: Options) -> set[tuple[str, ...]]:
+    """Keys of the rows that need not be measured again."""
+    if not options.missing or options.smoke:
+        return set()
+    gpu = torch.cuda.get_device_name()
+    return {tuple(row[key] for key in keys) for row in read_rows(what, options.out) if row["machine"] == gpu}
 
 
 def _write(what: str, rows: Rows, packages: Sequence[str], keys: Sequence[str], options: Options) -> Path:

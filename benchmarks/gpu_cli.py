@@ -25,6 +25,7 @@ def add_arguments(gpu: argparse.ArgumentParser) -> None:
     add("--rounds", type=whole(1), default=15, help="turns of every candidate (default: 15)")
     add("--mode", help="of torch.compile; graphs are captured in any case (default: default)")
     add("--jobs", type=whole(0), default=0, help="processes that compile models ahead, in half the budget (default: 0)")
+    add("--missing", action="store_true", help="leave out what this month's file of this GPU has already")
     add("--commit", help="of the source, where it lies outside git")
     models = gpu.add_argument_group("models", "Of each list, what is named first is measured first.")
     add = models.add_argument
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         forms=[GPU_FORMS[name] for name in arguments.forms],
         commit=arguments.commit,
         jobs=arguments.jobs,
+        missing=arguments.missing,
     )
     status = 0
     if arguments.only in (None, "kernels"):

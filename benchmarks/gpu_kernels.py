@@ -28,23 +28,22 @@ _MOST_SETS, _TIMES_CACHE = 256, 3
 Inputs = list[Tensor]
 
 
-def measure(case: Case, clock: Clock, rounds: int, compiler: str) -> dict[str, object]:
-    """One row. A kernel that is wrong is not timed: its row says so, and has no figures.
-
-    Args:
-        compiler: backend of torch.compile for the compiled reference.
-    """
-    op, dtype = _OPS[case.op], DTYPES[case.scalar]
+def measure(case: Case, clock: Clock, rounds: int) -> dict[str, object]:
+    """One row. A kernel that is wrong is not timed: its row says so, and has no figures."""
+    op = _OPS[case.op]
     error = error_of(op, drawn(case, clock.device), case.per_image)
     row: dict[str, object] = {
-        "op": case.op,
-        "where": case.where,
-        "dtype": str(dtype).removeprefix("torch."),
-        "shapes": " ".join("x".join(map(str, shape)) for shape in case.shapes),
+        **dict(zip(KEYS, key_of(case), strict=True)),
         "max_error": f"{error:.1e}",
         "correct": "yes" if error <= LIMITS[case.scalar] else "NO",  # NaN is not below the limit
     }
-    return {**row, **(_figures(op, case, clock, rounds, compiler) if row["correct"] == "yes" else _NO_FIGURES)}
+    return {**row, **(_figures(op, case, clock, rounds) if row["correct"] == "yes" else _NO_FIGURES)}
+
+
+def key_of(case: Case) -> tuple[str, ...]:
+    """What tells a case's row from others: its values of `KEYS`."""
+    dtype = str(DTYPES[case.scalar]).removeprefix("torch.")
+    return case.op, case.where, dtype, " ".join("x".join(map(str, shape)) for shape in case.shapes)
 
 
 def drawn(case: Case, device: torch.device) -> Inputs:
@@ -69,14 +68,14 @@ def error_of(op: PluginOp, inputs: Inputs, per_image: Sequence[bool]) -> float:
     return float((output[ends].double() - reference).abs().max() / reference.abs().max().clamp_min(1.0))
 
 
-def _figures(op: PluginOp, case: Case, clock: Clock, rounds: int, compiler: str) -> dict[str, object]:
+def _figures(op: PluginOp, case: Case, clock: Clock, rounds: int) -> dict[str, object]:
     first = drawn(case, clock.device)
     written = apply(op, first)
     moved = sum(tensor.nbytes for tensor in (*first, written))
     count = min(_MOST_SETS, max(2, math.ceil(_TIMES_CACHE * clock.cache_bytes / moved)))
     sets = [first, *(drawn(case, clock.device) for _ in range(count - 1))]
     with torch.inference_mode():
-        candidates = _candidates(op, sets, moved, compiler)
+        candidates = _candidates(op, sets, moved)
         readings = {name: clock.readings(call) for name, call in candidates.items()}
         times = in_turns(readings, rounds, f"{case.op} {case.where} {case.scalar}")
     own = times["skipvit"]
@@ -107,10 +106,11 @@ _NO_FIGURES: dict[str, object] = dict.fromkeys(
 )
 
 
-def _candidates(op: PluginOp, sets: list[Inputs], moved: int, compiler: str) -> dict[str, Callable[[], Any]]:
+def _candidates(op: PluginOp, sets: list[Inputs], moved: int) -> dict[str, Callable[[], Any]]:
     """What is timed; ``library`` is the op's own best use of cuDNN or cuBLAS, which it is without our kernel."""
     names = TORCH_OPS[op.name]
-    compiled = torch.compile(names.reference, backend=compiler, dynamic=False)
+    backend = "inductor" if sets[0][0].is_cuda else "eager"  # on a CPU only the program is tested
+    compiled = torch.compile(names.reference, backend=backend, dynamic=False)
     sources = [torch.ones(moved // 2, dtype=torch.uint8, device=sets[0][0].device).random_() for _ in sets]
     # Outputs are kept until all sets are through: each call writes memory of its own, as it would in a model.
     return {

@@ -15,7 +15,8 @@ def gpu_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(made) or _NOTHING
 
 
-def _models(rows: list[dict[str, str]]) -> str:
+def _models(every: list[dict[str, str]]) -> str:
+    rows = [row for row in every if row["compile_mode"] == every[0]["compile_mode"]]
     names = ["size", "px", "batch", "dtype", "ViT, images/s", *(FAMILIES[family] for family in _VARIANTS)]
     lines = [f"| {' | '.join(names)} |", "|---|" + "--:|--:|---|" + "--:|" * (1 + len(_VARIANTS))]
     found = {(*_setting(row), row["model"].rpartition("_")[0], row["form"]): row for row in rows}

@@ -157,3 +157,18 @@ def test_models_compiled_ahead_need_no_compiling(tmp_path: Path, monkeypatch: py
     )
     assert "2 models compiled ahead" in done.stderr
     assert "2 models needed no compiling any more" in done.stderr
+
+
+def test_what_a_file_has_already_is_left_out_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    monkeypatch.setattr(gpu, "clock_of", lambda options: CpuClock())
+    monkeypatch.setattr(gpu, "circumstances", lambda options: {})
+    monkeypatch.setattr(gpu, "cases", lambda: list(smoke_cases())[:2])
+    options = gpu.Options(tmp_path, rounds=1, commit="abc", mode="backend:eager", families=["dgssa"], missing=True)
+    assert [len(part.rows) for part in (gpu.measure_kernels(options), gpu.measure_models(options, SMOKE))] == [2, 3]
+    monkeypatch.setattr(gpu, "cases", lambda: list(smoke_cases())[:3])
+    more = [*SMOKE, Setting("micro_patch2_8", 8, 3, "fp32")]
+    again = gpu.measure_kernels(options), gpu.measure_models(options, more)
+    assert [len(part.rows) for part in again] == [1, 3]
+    assert len(read(tmp_path, "gpu_kernels")) == 3
+    assert {row["batch"] for row in read(tmp_path, "gpu_models")} == {"2", "3"}
