@@ -10,8 +10,8 @@
 // R * R products an output are more than a GPU's float32 units finish while 16-bit tokens stream past: at R = 5 they
 // alone take most of the time of a copy on an H200. Tensor cores have room for it, though a convolution by channels
 // gives them diagonal matrices, zeros but for one in eight. So 16-bit scalars whose channels come in eights go through
-// mma; float32, other channels and bfloat16 on Turing go through fma. In mma an infinite input gives the seven channels beside it
-// NaN (infinity times zero); every input that is not finite still shows.
+// mma; float32, other channels and bfloat16 on Turing go through fma. In mma an infinite input gives the seven channels
+// beside it NaN (infinity times zero); every input that is not finite still shows.
 
 #include "async_copy.cuh"
 #include "device.cuh"
