@@ -34,4 +34,4 @@ def test_a_kernel_takes_what_its_plugin_passes(op: PluginOp, scalar: Scalar) -> 
 
 def test_a_kernel_that_does_not_compile_says_where() -> None:
     with pytest.raises(cubins.CompileError, match=r"eca_gate\.cu"):
-        cubins.cubin(eca_gate.OP, "f32", 90, {"SLICE": 0})
+        cubins.cubin(eca_gate.OP, "f32", 90, {"MOST_THREADS": 0})
