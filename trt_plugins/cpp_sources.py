@@ -18,9 +18,10 @@ from trt_plugins.operators import ALL
 from trt_plugins.plugin_op import SCALARS, PluginOp, Scalar
 from trt_plugins.symbols import Operation, Symbol, expression_of, known
 
-# Dims that a kernel is compiled for: the library has a kernel for each. None is a dim of any size.
-_FIXED: dict[str, list[tuple[tuple[int | None, ...], ...]]] = {
+# Dims that the graph must fix: the library has a variant for each of these. None is a dim of any size.
+FIXED: dict[str, list[tuple[tuple[int | None, ...], ...]]] = {
     "TokenDwConvGelu": [((None,) * 4, (None, 1, size, size), (None,)) for size in (3, 5, 7)],
+    "EcaGate": [((None,) * 3, (1, 1, taps)) for taps in (3, 5, 7, 9)],
 }
 _SIGNS: dict[Operation, str] = {"SUM": "+", "SUB": "-", "PROD": "*"}
 
@@ -48,8 +49,10 @@ class Variant:
 
 def variants_of(op: PluginOp) -> list[Variant]:
     """All variants: one for each combination of ranks, or of fixed dims."""
-    free = [tuple((None,) * rank for rank in ranks) for ranks in itertools.product(*op.ranks)]
-    return [_variant(op, shapes) for shapes in _FIXED.get(op.name, free)]
+    free: list[tuple[tuple[int | None, ...], ...]] = [
+        tuple((None,) * rank for rank in ranks) for ranks in itertools.product(*op.ranks)
+    ]
+    return [_variant(op, shapes) for shapes in FIXED.get(op.name, free)]
 
 
 def _variant(op: PluginOp, sizes: tuple[tuple[int | None, ...], ...]) -> Variant:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trt_plugins.test_compilation import USUAL
+from tests.trt_plugins.test_symbols import ARITHMETIC
 from trt_plugins import cpp_sources
 from trt_plugins.operators import ALL
 from trt_plugins.plugin_op import KERNELS, SCALARS, Launch, PluginOp
+from trt_plugins.symbols import Symbol, expression_of
 
 CPP = Path(cpp_sources.__file__).with_name("cpp")
 Geometry = Callable[[PluginOp, list[tuple[int, ...]], dict[str, int]], tuple[tuple[int, ...], Launch] | None]
@@ -79,25 +81,46 @@ def geometry(tmp_path_factory: pytest.TempPathFactory) -> Geometry:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_shapes_and_launches_are_those_of_the_record(op: PluginOp, data: st.DataObject, geometry: Geometry) -> None:
-    """Usual shapes with other numbers: what is equal stays equal, ones stay ones."""
+    """Usual shapes with other numbers: what is equal stays equal, ones stay ones, fixed sizes vary as they may."""
     usual, attributes = USUAL[op.name]
-    fixed = op.constants(usual, attributes).values()
-    values = sorted({dim for shape in usual for dim in shape} | set(attributes.values()))
-    others = {
-        value: data.draw(st.sampled_from((3, 5, 7)) if value in fixed else st.integers(1, 3000)) if value > 1 else value
-        for value in values
-    }
+    fixed: dict[int, set[int]] = {}
+    for sizes in cpp_sources.FIXED.get(op.name, []):
+        for dims, allowed in zip(usual, sizes, strict=True):
+            for dim, size in zip(dims, allowed, strict=True):
+                fixed.setdefault(dim, set()).update(set() if size is None else {size})
+    others = {1: 1}
+    for value in sorted({dim for shape in usual for dim in shape} | set(attributes.values())):
+        choices = fixed.get(value) or range(1, 3000)
+        others.setdefault(value, data.draw(st.sampled_from(sorted(choices))))
     shapes = [tuple(others[dim] for dim in shape) for shape in usual]
     given_attributes = {name: others[value] for name, value in attributes.items()}
-    expected = op.output_shape(shapes, given_attributes), op.launch(shapes, given_attributes)
-    assert geometry(op, shapes, given_attributes) == expected
+    assert geometry(op, shapes, given_attributes) == expected(op, shapes, given_attributes)
+
+
+def expected(op: PluginOp, shapes: Any, attributes: Any) -> tuple[tuple[int, ...], Launch]:
+    """What the record says where dims are not known when the engine is built, for the library knows none but FIXED."""
+
+    def later(value: int) -> Symbol:
+        return Symbol(value, lambda operation, left, right: ARITHMETIC[operation](left, right))
+
+    sizes: Any = cpp_sources.FIXED.get(op.name, [[(None,) * len(shape) for shape in shapes]])[0]
+    unknown = [
+        tuple(later(dim) if size is None else dim for dim, size in zip(shape, allowed, strict=True))
+        for shape, allowed in zip(shapes, sizes, strict=True)
+    ]
+    symbols: Any = {name: later(value) for name, value in attributes.items()}
+    launch = op.launch(unknown, symbols)
+    output, grid, numbers = (
+        tuple(map(expression_of, dims)) for dims in (op.output_shape(unknown, symbols), launch.grid, launch.numbers)
+    )
+    return output, Launch(grid, launch.block, numbers)  # type: ignore[arg-type] - a grid has three
 
 
 def test_a_matrix_for_each_image_is_another_variant(geometry: Geometry) -> None:
     op = next(op for op in ALL if op.name == "TokenPyramid")
     for matrix in ((4, 10), (3, 4, 10)):
         shapes, attributes = [(3, 12, 8), matrix], {"num_prefix": 2}
-        assert geometry(op, shapes, attributes) == (op.output_shape(shapes, attributes), op.launch(shapes, attributes))
+        assert geometry(op, shapes, attributes) == expected(op, shapes, attributes)
 
 
 def test_what_the_library_has_no_kernel_for_is_refused(geometry: Geometry) -> None:
