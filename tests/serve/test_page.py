@@ -40,6 +40,10 @@ def page(browser: Any, site: str) -> Iterator[Any]:
         yield page
 
 
+def test_what_runs_a_model_is_among_its_facts(page: Any) -> None:
+    assert page.locator("#facts").inner_text() == "brightness, version 1 · 192 MACs · 10 classes · ONNX Runtime on CPU"
+
+
 def test_a_drawing_is_answered_with_bars_times_and_a_curl_line_that_works(page: Any, tmp_path: Path) -> None:
     draw(page, SEVEN)
     answered(page)
