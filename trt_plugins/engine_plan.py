@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_plugins.flavors import Tensorrt
-from trt_plugins.registration import register
+from trt_plugins.registration import RegistrationError, register
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,10 @@ def read_plan(path: Path, tensorrt: Tensorrt) -> Plan:
         data = path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror}; build it with {rebuild_command(path)}") from None
-    register(tensorrt)
+    try:
+        register(tensorrt)
+    except RegistrationError as error:
+        raise EngineError(f"{path} may need our plugins, and {error}") from error
     log = _log(tensorrt.module)
     runtime = tensorrt.module.Runtime(log)
     diagnostics = _check(path, tensorrt, runtime, log, data)

@@ -10,6 +10,7 @@ from trt_plugins import engine_plan
 from trt_plugins.device_memory import open_memory
 from trt_plugins.engine_plan import EngineError, read_plan
 from trt_plugins.flavors import Tensorrt
+from trt_plugins.registration import RegistrationError
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +100,15 @@ def test_plugins_are_registered_before_a_plan_is_read(plan: Path, registered: li
     tensorrt = fake_tensorrt(FakeGpu(), {b"plan": classifier()})
     read_plan(plan, tensorrt)
     assert registered == [tensorrt]
+
+
+def test_plugins_that_are_refused_are_an_engines_error(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensorrt: Tensorrt) -> None:
+        raise RegistrationError("TensorRT refuses the plugin skipvit::EcaGate")
+
+    monkeypatch.setattr(engine_plan, "register", refuse)
+    with pytest.raises(EngineError, match="may need our plugins, and TensorRT refuses the plugin"):
+        read_plan(plan, fake_tensorrt(FakeGpu(), {b"plan": classifier()}))
 
 
 def test_a_missing_plan_names_the_command_that_builds_it(tmp_path: Path) -> None:
