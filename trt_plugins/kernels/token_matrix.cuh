@@ -9,7 +9,7 @@
 // The tile is a constant of the compilation, chosen in operators/token_matrix.py: ROW_WARPS x COLUMN_WARPS warps of 32 rows
 // x 64 columns. SHIFTED is 1 if N may be odd; see token_matrix_mma.cuh.
 //
-// Tensors start at multiples of 16 bytes. Counts and B * d are below 2^31; offsets into tensors are 64 bits.
+// Tensors start at multiples of 16 bytes. B * d is below 2^31 and N below 2^30; offsets into tensors are 64 bits.
 #pragma once
 
 #include "mma.cuh"

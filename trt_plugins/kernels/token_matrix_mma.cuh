@@ -41,62 +41,89 @@ DEVICE const Scalar* scalars_at(const unsigned char* shared) { return reinterpre
 
 DEVICE int clamp(int x, int most) { return x < 0 ? 0 : x < most ? x : most; }
 
-// A thread's part in copying slices of the matrix: one unit of some rows.
-template <int SIZE>
-DEVICE void copy_rows(const Product& of, const Tile& tile, int slice, unsigned char* to) {
-  constexpr int UNITS = DEPTH / UNIT, STEP = THREADS / UNITS, PART = SIZE / 2;
-  const int unit = threadIdx.x % UNITS;
+constexpr int ROW_UNITS = DEPTH / UNIT, ROW_STEP = THREADS / ROW_UNITS, ROW_COPIES = ROWS / ROW_STEP;
+constexpr int VALUE_UNITS = COLUMNS / UNIT, VALUE_STEP = THREADS / VALUE_UNITS;
+static_assert(ROWS % ROW_STEP == 0, "a thread without a row");
+
+// A thread's part in copying slices: one unit of some rows of the matrix, and of some tokens.
+struct Copies {
+  const Scalar* row[ROW_COPIES];  // where the slice's unit is
+  int left[ROW_COPIES];           // bytes of the row from there on
+  const Scalar* value;            // of the slice's first token that is the thread's; null if there is none
+  int token;                      // its number
+  bool whole;                     // a unit of values is side by side in memory, and on a multiple of 16 bytes
+};
+
+DEVICE Copies first_copies(const Product& of, const Tile& tile) {
+  Copies copies;
+  const int unit = threadIdx.x % ROW_UNITS;
 #pragma unroll
-  for (int slot = threadIdx.x / UNITS; slot < ROWS; slot += STEP) {
-    const int row = tile.first_row + row_of_slot(slot);
-    const Scalar* const from = tile.matrix + size_t(row) * of.columns;
-    const int start = slice * DEPTH + unit * UNIT - (SHIFTED ? places_before(from) : 0);
+  for (int i = 0; i < ROW_COPIES; ++i) {
+    const int row = tile.first_row + row_of_slot(threadIdx.x / ROW_UNITS + i * ROW_STEP);
+    const Scalar* const begin = tile.matrix + size_t(row) * of.columns;
+    const int start = unit * UNIT - (SHIFTED ? places_before(begin) : 0);
+    copies.row[i] = begin + start;
+    copies.left[i] = row < of.rows ? 2 * (of.columns - start) : 0;
+  }
+  const int column = threadIdx.x % VALUE_UNITS * UNIT;
+  copies.token = threadIdx.x / VALUE_UNITS;
+  copies.whole = of.width % UNIT == 0;
+  copies.value = nullptr;
+  if (tile.first_column + column < tile.all_columns)
+    copies.value = of.x + start_of(of, tile, column, of.prefix + of.columns) +
+                   size_t(of.prefix + copies.token) * (of.heads * of.width);
+  return copies;
+}
+
+template <int SIZE>
+DEVICE void copy_rows(Copies& copies, unsigned char* to) {
+  const int unit = threadIdx.x % ROW_UNITS;
+#pragma unroll
+  for (int i = 0; i < ROW_COPIES; ++i) {
+    const int slot = threadIdx.x / ROW_UNITS + i * ROW_STEP;
     unsigned char* const there = to + slot * ROW_BYTES + unit_of_row(slot, unit) * 16;
 #pragma unroll
-    for (int part = 0; part < UNIT; part += PART) {
-      const int bytes = row < of.rows ? clamp(2 * (of.columns - start - part), SIZE) : 0;
-      copy_async<SIZE>(bytes ? from + start + part : of.matrix, bytes, there + 2 * part);
+    for (int part = 0; part < 16; part += SIZE)
+      copy_async<SIZE>(copies.row[i] + part / 2, clamp(copies.left[i] - part, SIZE), there + part);
+    copies.row[i] += DEPTH;
+    copies.left[i] -= 2 * DEPTH;
+  }
+}
+
+DEVICE void copy_values(const Product& of, const Tile& tile, Copies& copies, unsigned char* to) {
+  const int unit = threadIdx.x % VALUE_UNITS, channels = of.heads * of.width;
+#pragma unroll
+  for (int i = 0; i < DEPTH; i += VALUE_STEP) {
+    const int row = threadIdx.x / VALUE_UNITS + i, token = copies.token + i;
+    if (row >= DEPTH) break;
+    unsigned char* const there = to + row * VALUE_BYTES + unit_of_value(row, unit) * 16;
+    if (copies.whole) {
+      const bool inside = copies.value && token < of.columns;
+      copy_16_async(inside ? copies.value + size_t(i) * channels : of.x, inside, there);
+      continue;
+    }
+#pragma unroll 1
+    for (int j = 0; j < UNIT; ++j) {
+      const int column = unit * UNIT + j;
+      const bool inside = token < of.columns && tile.first_column + column < tile.all_columns;
+      reinterpret_cast<Scalar*>(there)[j] =
+          inside ? of.x[start_of(of, tile, column, of.prefix + of.columns) + size_t(of.prefix + token) * channels]
+                 : Scalar{0};
     }
   }
+  copies.token += DEPTH;
+  if (copies.value) copies.value += size_t(DEPTH) * channels;
 }
 
 // Clears what a shifted row's first unit has of the row before. The thread that copied it does, once it is there.
 DEVICE void clear_places_before(const Product& of, const Tile& tile, unsigned char* rows) {
-  constexpr int UNITS = DEPTH / UNIT;
-  if (threadIdx.x % UNITS) return;
+  if (threadIdx.x % ROW_UNITS) return;
 #pragma unroll 1
-  for (int slot = threadIdx.x / UNITS; slot < ROWS; slot += THREADS / UNITS) {
+  for (int slot = threadIdx.x / ROW_UNITS; slot < ROWS; slot += ROW_STEP) {
     Scalar* const unit = reinterpret_cast<Scalar*>(rows + slot * ROW_BYTES + unit_of_row(slot, 0) * 16);
-    const int row = tile.first_row + row_of_slot(slot);
-    const int places = places_before(tile.matrix + size_t(row) * of.columns);
+    const int places = places_before(tile.matrix + size_t(tile.first_row + row_of_slot(slot)) * of.columns);
 #pragma unroll 1
     for (int i = 0; i < places; ++i) unit[i] = Scalar{0};
-  }
-}
-
-// A thread's part in copying slices of the values: one unit of some tokens. Units of a head lie together in memory, and on
-// multiples of 16 bytes, if `whole`.
-DEVICE void copy_values(const Product& of, const Tile& tile, bool whole, const Scalar* from, int slice, int place,
-                        unsigned char* to) {
-  constexpr int UNITS = COLUMNS / UNIT;
-  const int unit = threadIdx.x % UNITS, column = unit * UNIT, channels = of.heads * of.width;
-#pragma unroll
-  for (int i = threadIdx.x / UNITS; i < DEPTH; i += THREADS / UNITS) {
-    const int token = slice * DEPTH + i;
-    const int there = (place + i) * VALUE_BYTES + unit_of_value(place + i, unit) * 16;
-    if (whole) {
-      const bool inside = from && token < of.columns;
-      copy_16_async(inside ? from + size_t(token) * channels : of.x, inside, to + there);
-      continue;
-    }
-    Scalar* const scalars = reinterpret_cast<Scalar*>(to + there);
-#pragma unroll 1
-    for (int j = 0; j < UNIT; ++j) {
-      const bool inside = token < of.columns && tile.first_column + column + j < tile.all_columns;
-      scalars[j] = inside ? of.x[start_of(of, tile, column + j, of.prefix + of.columns) +
-                                 size_t(of.prefix + token) * channels]
-                          : Scalar{0};
-    }
   }
 }
 
@@ -203,54 +230,55 @@ DEVICE void multiply(const Product& of) {
   const Tile tile = tile_of_block(of);
   copy_prefix(of, tile);
 
-  const int channels = of.heads * of.width;
-  const bool whole = of.width % UNIT == 0;
-  const int own_column = threadIdx.x % (COLUMNS / UNIT) * UNIT;
-  const Scalar* from = nullptr;
-  if (tile.first_column + own_column < tile.all_columns)
-    from = of.x + start_of(of, tile, own_column, of.prefix + of.columns) + size_t(of.prefix) * channels;
-
   const int warp = threadIdx.x / 32, row_warp = warp % ROW_WARPS, column_warp = warp / ROW_WARPS;
   const int left = tile.all_columns - tile.first_column - column_warp * WARP_COLUMNS;
   const bool idle = left <= 0 || tile.first_row + row_of_slot(row_warp * WARP_ROWS) >= of.rows;
   const int shift = SHIFTED ? places_before(tile.matrix + size_t(tile.first_row + row_warp) * of.columns) : 0;
   const int depth = of.columns + SHIFTED * (UNIT - 1), slices = (depth + DEPTH - 1) / DEPTH;
 
-  const auto copy_slice = [&](int slice) {
-    unsigned char* const to = memory + slice % SLICES * MATRIX_BYTES;
+  Copies copies = first_copies(of, tile);
+  const auto copy_slice = [&](int stage, int place) {
+    unsigned char* const to = memory + stage * MATRIX_BYTES;
     if (SHIFTED || of.columns % 8 == 0)
-      copy_rows<16>(of, tile, slice, to);
+      copy_rows<16>(copies, to);
     else if (of.columns % 4 == 0)
-      copy_rows<8>(of, tile, slice, to);
+      copy_rows<8>(copies, to);
     else
-      copy_rows<4>(of, tile, slice, to);
-    copy_values(of, tile, whole, from, slice, slice * DEPTH % RING, ring);
+      copy_rows<4>(copies, to);
+    copy_values(of, tile, copies, ring + place * VALUE_BYTES);
   };
 
   float sum[2][8][4] = {};
   if (SHIFTED)  // the values before the first are 0
     for (int i = threadIdx.x; i < UNIT * COLUMNS; i += THREADS)
       reinterpret_cast<Scalar*>(ring + (RING - UNIT) * VALUE_BYTES)[i] = Scalar{0};
-#pragma unroll 1
-  for (int slice = 1 - SLICES; slice < slices; ++slice) {
-    if (slice >= 0) {
-      wait_for_groups<SLICES - 2>();
-      if (SHIFTED && slice == 0) clear_places_before(of, tile, memory);
-      __syncthreads();  // this slice is there, and nobody reads the one before the last
-    }
-    if (slice + SLICES - 1 < slices) copy_slice(slice + SLICES - 1);
+#pragma unroll
+  for (int slice = 0; slice < SLICES - 1; ++slice) {
+    if (slice < slices) copy_slice(slice, slice * DEPTH);
     end_group();
-    if (slice < 0 || idle) continue;
-    const unsigned char* const own_rows =
-        memory + slice % SLICES * MATRIX_BYTES + row_warp * WARP_ROWS * ROW_BYTES;
+  }
+  int read = 0, read_place = 0, write = SLICES - 1, write_place = (SLICES - 1) * DEPTH;
+#pragma unroll 1
+  for (int slice = 0; slice < slices; ++slice) {
+    wait_for_groups<SLICES - 2>();
+    if (SHIFTED && slice == 0) clear_places_before(of, tile, memory);
+    __syncthreads();  // this slice is there, and nobody reads the one before the last
+    if (slice + SLICES - 1 < slices) copy_slice(write, write_place);
+    end_group();
+    const unsigned char* const own_rows = memory + read * MATRIX_BYTES + row_warp * WARP_ROWS * ROW_BYTES;
     const unsigned char* const own_values = ring + column_warp * WARP_COLUMNS * 2;
-    const int first_value = (slice * DEPTH - shift + RING) % RING;
+    const int first_value = read_place < shift ? read_place - shift + RING : read_place - shift;
+    read = read + 1 == SLICES ? 0 : read + 1;
+    write = write + 1 == SLICES ? 0 : write + 1;
+    read_place = read_place + DEPTH == RING ? 0 : read_place + DEPTH;
+    write_place = write_place + DEPTH == RING ? 0 : write_place + DEPTH;
+    if (idle) continue;
     if (left > 32)
       multiply_slice<4>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
     else
       multiply_slice<2>(sum, own_rows, own_values, first_value, depth - slice * DEPTH);
   }
-  if (!whole)
+  if (!copies.whole)
     store_scalars(of, tile, sum, row_warp, column_warp, memory);
   else if (!idle)
     store_units(of, tile, sum, row_warp, column_warp);
