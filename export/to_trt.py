@@ -10,6 +10,7 @@ the engine, it is compared with ONNX Runtime on the CPU, and a miss leaves no en
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ArtifactError, BuildError, EngineError, GraphError, OriginError, ParityError, TensorrtMissing) as error:
         print(f"skipvit-to-trt: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the engine is in its place, and whoever read of it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"skipvit-to-trt: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -85,6 +89,7 @@ def _run(arguments: argparse.Namespace) -> None:
     flags["workspace"] = None if arguments.workspace is None else arguments.workspace << 20
     asked = recipe(target, tensorrt, gpu, shapes, flags)
     report(make(asked, force=arguments.force, compare=not arguments.no_parity, images=arguments.images))
+    sys.stdout.flush()
 
 
 def _tensorrt(choice: Literal["auto", "tensorrt", "rtx"], gpu: "Gpu | None") -> "Tensorrt":

@@ -73,6 +73,19 @@ def test_an_entry_gets_an_engine_and_a_second_run_finds_it(entry: Path, capsys: 
 
 
 @rtx
+def test_whoever_reads_the_report_may_stop_reading(entry: Path) -> None:
+    command = [sys.executable, str(PROGRAM), str(entry), "--flavor", "rtx", "--no-parity"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        error = process.stderr.read()
+    assert process.returncode == 0, error
+    assert "Broken pipe" not in error
+    assert (entry / "1" / PLAN).exists()
+
+
+@rtx
 def test_other_options_build_another_engine_in_its_place(entry: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs: list[list[str]] = [[], ["--no-plugins"], ["--no-plugins", "--batch", "2,4,6"], ["--precision", "fp32"]]
     for options in runs:
