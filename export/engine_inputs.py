@@ -49,7 +49,7 @@ def inputs_for(target: Target, shapes: Shapes, folder: Path | None) -> Inputs:
     else:
         pixels, source, real = _restorable(target.entry, usual, folder)
     batches = _cut(pixels, smallest[0], largest[0])
-    return Inputs(tuple({name: batch} for batch in batches), len(pixels), source, real)
+    return Inputs(tuple({name: batch} for batch in batches), sum(map(len, batches)), source, real)
 
 
 def _cut(pixels: Pixels, smallest: int, largest: int) -> list[Pixels]:

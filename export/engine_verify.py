@@ -3,14 +3,13 @@
 TensorRT has computed fused attention wrongly without a word (issue 4837 of NVIDIA/TensorRT): no build goes without.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from export.engine_inputs import Batch, inputs_for
+from export.engine_inputs import inputs_for
 from export.engine_job import TITLES
-from export.engine_parity import Outputs, Runs, compare
+from export.engine_parity import Runs, compare
 from export.engine_recipe import Recipe
-from export.measures import ParityError, open_session
+from export.engine_reference import reference_outputs
 from skipvit.manifest import Parity
 from trt_plugins import session as gpu_session
 from trt_plugins.engine_plan import EngineError
@@ -44,18 +43,6 @@ def verified(recipe: Recipe, plan: Path, images: Path | None) -> tuple[Parity | 
     finally:
         session.close()
     engine = f"{TITLES[recipe.tensorrt.flavor]} {recipe.tensorrt.version} on {session.gpu}"
-    reference = _reference(recipe.target.graph.path, inputs.batches)
+    reference = reference_outputs(recipe.target.graph.path, recipe.target.precision, inputs.batches)
     runs = Runs(reference, found, engine, inputs.images, inputs.source, inputs.real)
     return compare(recipe.file, recipe.target.precision, recipe.target.manifest, runs, recipe.job.tf32), ""
-
-
-def _reference(path: Path, batches: Sequence[Batch]) -> list[Outputs]:
-    try:
-        session = open_session(path)
-    except Exception as error:  # ONNX Runtime's errors have no common public base
-        raise ParityError(
-            f"ONNX Runtime cannot run {path} on the CPU ({' '.join(str(error).split())[:200]}), so there is nothing to "
-            "compare the engine with; --no-parity builds it unverified"
-        ) from None
-    names = [output.name for output in session.get_outputs()]
-    return [dict(zip(names, session.run(names, batch), strict=True)) for batch in batches]
