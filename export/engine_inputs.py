@@ -81,11 +81,11 @@ def _random(target: Target, shapes: Shapes) -> Inputs:
     """Of a graph that nothing is known of: whole numbers and bytes of all their range, and standard normal values."""
     rng = np.random.default_rng(0)
     batches = []
-    for which in (0, 1):  # smallest and usual
+    for which in (0, 1):  # the smallest and the usual batch, of rows of the usual shape
         batch = {}
         for name, profile in shapes.items():
             dtype, _ = target.graph.inputs[name]
-            batch[name] = _drawn(rng, dtype, tuple(profile[which]))
+            batch[name] = _drawn(rng, dtype, (profile[which][0], *profile[1][1:]))
         batches.append(batch)
     images = sum(next(iter(batch.values())).shape[0] for batch in batches)
     return Inputs(tuple(batches), images, f"{images} random inputs", real=False)

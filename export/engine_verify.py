@@ -30,6 +30,8 @@ def verified(recipe: Recipe, plan: Path, images: Path | None) -> tuple[Parity | 
         return None, "no NVIDIA GPU was found here"
     if recipe.job.strip:
         return None, "it was stripped of its weights"
+    if not all(usual for _, usual, _ in recipe.job.profiles.values()):
+        return None, "one of its inputs is a single value, and what is compared are batches"
     inputs = inputs_for(recipe.target, recipe.job.profiles, images)
     rows = {name: tuple(usual[1:]) for name, (_, usual, _) in recipe.job.profiles.items()}
     try:

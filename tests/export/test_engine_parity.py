@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 from export import engine_make, to_trt
 from export.engine_arguments import Profile
@@ -250,6 +251,33 @@ def test_full_tensorrt_without_a_gpu_says_so(
     monkeypatch.setattr("trt_plugins.gpus.find_gpu", lambda: None)
     assert to_trt.main([str(write_entry(tmp_path / "models")), "--flavor", "tensorrt"]) == 1
     assert "TensorRT builds for the GPU of its machine, and here is none; --flavor rtx" in capsys.readouterr().err
+
+
+def of_any_size(scalar: bool) -> onnx.ModelProto:
+    """x times a factor, which is an input of one value or a constant."""
+    x, y = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "width"])] for name in "xy")
+    factor = helper.make_tensor_value_info("factor", TensorProto.FLOAT, [])
+    value = [] if scalar else [helper.make_tensor("factor", TensorProto.FLOAT, [], [2.0])]
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    graph = helper.make_graph(nodes, "scaled", [*x, *([factor] if scalar else [])], y, value)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def test_a_graph_of_any_size_is_compared_on_rows_of_the_usual_one(tmp_path: Path) -> None:
+    onnx.save(of_any_size(scalar=False), tmp_path / "net.onnx")
+    target = open_target(tmp_path / "net.onnx", None, None, None)
+    found = inputs_for(target, {"x": Profile((1, 4), (3, 8), (5, 16))}, None)
+    assert [batch["x"].shape for batch in found.batches] == [(1, 8), (3, 8)]
+    assert (found.images, found.source, found.real) == (4, "4 random inputs", False)
+
+
+def test_an_input_of_one_value_is_not_run(
+    gpu: list[StubSession], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(of_any_size(scalar=True), tmp_path / "net.onnx")
+    assert to_trt.main([str(tmp_path / "net.onnx"), "--shape", "x=1x4:3x8:5x16"]) == 0
+    assert "Built, not run: one of its inputs is a single value" in capsys.readouterr().out
+    assert gpu == []
 
 
 @pytest.mark.parametrize("write", [write_denoiser, write_video_denoiser])
