@@ -14,7 +14,7 @@
 
 #include "async_copy.cuh"
 
-constexpr int UNIT = 8;            // scalars in 16 bytes
+constexpr int UNIT = 8;           // scalars in 16 bytes
 constexpr int MEMORY = 44 << 10;  // bytes of shared memory that slices may take; a launch gets 48 KiB without asking
 
 template <int OF>
@@ -25,7 +25,8 @@ constexpr int DEPTH = Fitting<32>::SLICES >= 3 ? 32 : 16;  // of a slice
 constexpr int SLICES = Fitting<DEPTH>::SLICES < 4 ? Fitting<DEPTH>::SLICES : 4;
 constexpr int RING = (SLICES + SHIFTED) * DEPTH;  // rows of values
 constexpr int ROW_BYTES = 2 * DEPTH, MATRIX_BYTES = ROWS * ROW_BYTES, VALUE_BYTES = 2 * COLUMNS;
-static_assert(SLICES >= 2, "shared memory is too small");
+constexpr int SHARED_BYTES = SLICES * MATRIX_BYTES + RING * VALUE_BYTES;
+static_assert(SLICES >= 2 && SHARED_BYTES <= MEMORY, "shared memory is too small");
 static_assert(!SHIFTED || ROW_WARPS == 8, "a shift a warp");
 
 // The tile's row in a slot of shared memory, where a warp's rows are together.
@@ -129,7 +130,8 @@ DEVICE void clear_places_before(const Product& of, const Tile& tile, unsigned ch
 
 // One slice: PAIRS x 16 columns of the warp's 64, the others are past the tile's end.
 template <int PAIRS>
-DEVICE void multiply_slice(float (&sum)[2][8][4], const unsigned char* rows, const unsigned char* values, int first_value, int depth) {
+DEVICE void multiply_slice(float (&sum)[2][8][4], const unsigned char* rows, const unsigned char* values,
+                           int first_value, int depth) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int step = 0; step < DEPTH / 16; ++step) {
@@ -170,7 +172,7 @@ DEVICE void transpose_in_quad(uint32_t (&word)[4]) {
   }
 }
 
-// Stores a warp's sums, 8 columns of a row at once. The columns' count per head is a multiple of 8.
+// Stores a warp's sums, 8 columns of a row at once; for heads whose width is a multiple of 8.
 DEVICE void store_units(const Product& of, const Tile& tile, const float (&sum)[2][8][4], int row_warp,
                         int column_warp) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, channels = of.heads * of.width;
@@ -198,7 +200,7 @@ DEVICE void store_units(const Product& of, const Tile& tile, const float (&sum)[
 DEVICE void store_scalars(const Product& of, const Tile& tile, const float (&sum)[2][8][4], int row_warp,
                           int column_warp, unsigned char* memory) {
   constexpr int HALF = ROWS / 2;  // of the tile, which has 16 rows of each warp
-  static_assert(HALF * COLUMNS * sizeof(Scalar) <= MEMORY, "shared memory is too small");
+  static_assert(HALF * COLUMNS * sizeof(Scalar) <= SHARED_BYTES, "shared memory is too small");
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, channels = of.heads * of.width;
   uint32_t* const pairs = reinterpret_cast<uint32_t*>(memory);
   const int column = threadIdx.x % COLUMNS;
@@ -224,7 +226,7 @@ DEVICE void store_scalars(const Product& of, const Tile& tile, const float (&sum
 }
 
 DEVICE void multiply(const Product& of) {
-  __shared__ Pack<unsigned char, 16> shared[(SLICES * MATRIX_BYTES + RING * VALUE_BYTES) / 16];
+  __shared__ Pack<unsigned char, 16> shared[SHARED_BYTES / 16];
   unsigned char* const memory = reinterpret_cast<unsigned char*>(shared);
   unsigned char* const ring = memory + SLICES * MATRIX_BYTES;
   const Tile tile = tile_of_block(of);
