@@ -11,19 +11,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks import gpu_kernels, gpu_models
+from benchmarks import gpu_kernels
 from benchmarks.families import FAMILIES, GPU_FORMS
-from benchmarks.gpu_ahead import compile_ahead
 from benchmarks.gpu_cases import Case, cases, smoke_cases
 from benchmarks.gpu_clock import Clock, CpuClock, GpuClock
-from benchmarks.gpu_models import Setting
 from benchmarks.rows import read_rows, write_rows
 from trt_plugins.cubins import CompileError
 from trt_plugins.on_device import DeviceError
 from trt_plugins.operators import ALL
+
+if TYPE_CHECKING:
+    from benchmarks.gpu_models import Setting
 
 Rows = list[dict[str, object]]
 
@@ -92,12 +94,15 @@ def measure_kernels(options: Options) -> Outcome:
     return outcome
 
 
-def measure_models(options: Options, settings: Sequence[Setting]) -> Outcome:
+def measure_models(options: Options, settings: Sequence["Setting"]) -> Outcome:
     """Every family at every setting.
 
     Raises:
         RuntimeError: there is no GPU.
     """
+    from benchmarks import gpu_models  # kernels are measured without timm, too
+    from benchmarks.gpu_ahead import compile_ahead
+
     clock, outcome, budget = clock_of(options), Outcome(), Budget(options.budget_s)
     there = _there("gpu_models", gpu_models.KEYS, options)
     settings = [setting for setting in settings if gpu_models.vit_key_of(setting, options.mode) not in there]

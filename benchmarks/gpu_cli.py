@@ -46,10 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch  # noqa: F401 - before our own modules: see gpu_ahead
 
     from benchmarks import gpu
-    from benchmarks.gpu_models import SMOKE, plan
 
-    lists = (arguments.sizes, arguments.resolutions, arguments.batches, arguments.dtypes)
-    settings = SMOKE if arguments.smoke else plan(*lists)
     options = gpu.Options(
         out=arguments.out,
         smoke=arguments.smoke,
@@ -66,7 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.only in (None, "kernels"):
         status |= _tell(gpu.measure_kernels(options))
     if arguments.only in (None, "models"):
-        status |= _tell(gpu.measure_models(options, settings))
+        from benchmarks.gpu_models import SMOKE, plan
+
+        lists = (arguments.sizes, arguments.resolutions, arguments.batches, arguments.dtypes)
+        status |= _tell(gpu.measure_models(options, SMOKE if arguments.smoke else plan(*lists)))
     return status
 
 

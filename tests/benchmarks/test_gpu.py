@@ -12,7 +12,7 @@ import torch
 from benchmarks import gpu, gpu_kernels, gpu_models, rows
 from benchmarks.cli import main
 from benchmarks.families import FAMILIES, FORMULAS, KERNELS
-from benchmarks.gpu_cases import cases, smoke_cases
+from benchmarks.gpu_cases import Case, cases, smoke_cases
 from benchmarks.gpu_clock import CpuClock
 from benchmarks.gpu_forms import formulas
 from benchmarks.gpu_models import SMOKE, Setting, plan
@@ -143,8 +143,9 @@ def test_errors_are_those_of_the_images_at_both_ends() -> None:
 def test_a_machine_with_a_gpu_needs_neither_pydantic_nor_psutil() -> None:
     """The machines that lend GPUs have PyTorch, timm and the bindings, and no index to install from."""
     block = "import sys; sys.modules.update(dict.fromkeys(('pydantic', 'psutil', 'fastapi')))"
-    modules = "torch, benchmarks.cli, benchmarks.gpu, benchmarks.gpu_ahead, benchmarks.gpu_models"
-    subprocess.run([sys.executable, "-c", f"{block}; import {modules}"], cwd=ROOT, check=True)
+    for_kernels = "import torch, benchmarks.cli, benchmarks.gpu; assert 'timm' not in sys.modules"
+    for_models = "import benchmarks.gpu_ahead, benchmarks.gpu_models"
+    subprocess.run([sys.executable, "-c", f"{block}; {for_kernels}; {for_models}"], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow
@@ -160,15 +161,21 @@ def test_models_compiled_ahead_need_no_compiling(tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_file_has_already_is_left_out_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def models(setting: Setting, *_: Any) -> tuple[list[dict[str, object]], list[str]]:
+        return [dict(zip(gpu_models.KEYS, gpu_models.vit_key_of(setting, "default"), strict=True))], []
+
+    def kernel(case: Case, *_: Any) -> dict[str, object]:
+        return {**dict(zip(gpu_kernels.KEYS, gpu_kernels.key_of(case), strict=True)), "correct": "yes"}
+
+    every = list(smoke_cases())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     monkeypatch.setattr(gpu, "clock_of", lambda options: CpuClock())
-    monkeypatch.setattr(gpu, "circumstances", lambda options: {})
-    monkeypatch.setattr(gpu, "cases", lambda: list(smoke_cases())[:2])
-    options = gpu.Options(tmp_path, rounds=1, commit="abc", mode="backend:eager", families=["dgssa"], missing=True)
-    assert [len(part.rows) for part in (gpu.measure_kernels(options), gpu.measure_models(options, SMOKE))] == [2, 3]
-    monkeypatch.setattr(gpu, "cases", lambda: list(smoke_cases())[:3])
-    more = [*SMOKE, Setting("micro_patch2_8", 8, 3, "fp32")]
-    again = gpu.measure_kernels(options), gpu.measure_models(options, more)
-    assert [len(part.rows) for part in again] == [1, 3]
-    assert len(read(tmp_path, "gpu_kernels")) == 3
-    assert {row["batch"] for row in read(tmp_path, "gpu_models")} == {"2", "3"}
+    monkeypatch.setattr(gpu_models, "measure", models)
+    monkeypatch.setattr(gpu_kernels, "measure", kernel)
+    options = gpu.Options(tmp_path, commit="abc", missing=True)
+    settings = plan(["small"], [224, 512], [1], ["bf16", "fp16"])
+    for cases_known, settings_known, expected in ((2, 1, (2, 1)), (5, 4, (3, 3)), (5, 4, (0, 0))):
+        monkeypatch.setattr(gpu, "cases", lambda known=cases_known: every[:known])
+        parts = gpu.measure_kernels(options), gpu.measure_models(options, settings[:settings_known])
+        assert tuple(len(part.rows) for part in parts) == expected
+    assert (len(read(tmp_path, "gpu_kernels")), len(read(tmp_path, "gpu_models"))) == (5, 4)
