@@ -106,6 +106,10 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
       in[i].rank = tensors[i].dims.nbDims;
       for (int d = 0; d < in[i].rank; ++d) in[i].dims[d] = tensors[i].dims.d[d];
     }
+    Shape<int64_t> out;
+    if (!output_shape(op_, in, attributes_, out)) return fail(name, "there is no kernel for these shapes");
+    for (int d = 0; d < out.rank; ++d)
+      if (out.dims[d] == 0) return 0;  // an output without elements
     Launch launch;
     if (!launch_of(op_, in, attributes_, launch)) return fail(name, "there is no kernel for these shapes");
 
@@ -122,7 +126,6 @@ class Plugin final : public IPluginV3, public IPluginV3OneCore, public IPluginV3
     arguments[count++] = const_cast<void**>(&outputs[0]);
 
     const int64_t* grid = launch.grid;
-    if (grid[0] * grid[1] * grid[2] == 0) return 0;  // an output without elements
     const void* kernel = KERNELS[op_][launch.variant][scalar_of(tensors[0].type)]();
     const cudaError_t status =
         cudaLaunchKernel(kernel, dim3(unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])),
