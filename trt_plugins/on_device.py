@@ -75,10 +75,12 @@ class _Prepared:
     """One kernel for one set of shapes: only addresses and stream are missing."""
 
     def __init__(self, op: PluginOp, scalar: Scalar, shapes: Sequence[tuple[int, ...]], attributes: Attributes) -> None:
-        numbers = op.launch(shapes, attributes)
         self.what = f"{op.entry(scalar)} for {', '.join(map(str, shapes))}"
-        self.grid, self.block = numbers.grid, numbers.block
         self.empty = 0 in op.output_shape(shapes, attributes)
+        if self.empty:  # records divide by dims
+            return
+        numbers = op.launch(shapes, attributes)
+        self.grid, self.block = numbers.grid, numbers.block
         self.arguments = Arguments(len(op.inputs), numbers.numbers)
         self.function: Any = None
         self._lock = threading.Lock()  # threads share the argument block; the driver copies it before it returns

@@ -22,6 +22,8 @@ def go(tokens=5, channels=136):
     launch(OP, "f16", [(2, tokens, channels), (1, 1, 3)], {}, [0xFFFFFFFF11111111, 2, 3], 0x7FFF12345678)
 """
 Run = Callable[..., tuple[list[str], str]]
+LAUNCHES = {tokens: OP.launch([(2, tokens, 136), (1, 1, 3)], {}) for tokens in (5, 7)}
+PARAMETERS = "".join(kind[0] for kind in OP.parameters(LAUNCHES[5]))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def run(driver: Path, tmp_path: Path) -> Run:
     def run(script: str, **environment: str) -> tuple[list[str], str]:
         calls = tmp_path / "calls"
         calls.touch()
-        own = {"LD_LIBRARY_PATH": str(driver), "CALLS": str(calls), "PARAMETERS": "ppiiip", **environment}
+        own = {"LD_LIBRARY_PATH": str(driver), "CALLS": str(calls), "PARAMETERS": PARAMETERS, **environment}
         command = [sys.executable, "-c", BEGIN + script]
         done = subprocess.run(
             command, cwd=HERE.parents[1], env={**os.environ, **own}, capture_output=True, text=True, check=False
@@ -59,8 +61,13 @@ def test_a_kernel_is_loaded_once_and_launched_with_its_arguments(run: Run) -> No
     calls, printed = run("go(); go(); go(tokens=7); print(current_architecture())")
     assert printed.split() == ["90"]
     assert calls[:4] == ["capture mode relaxed", "load machine code", "function eca_gate_f16", "capture mode restored"]
-    start = "launch 0x30 grid 4 1 1 block 256 1 1 shared 0 stream 0x7fff12345678 extra (nil): ffffffff11111111 2"
-    assert calls[4:] == [f"{start} {tokens} 136 3 3" for tokens in (5, 5, 7)]
+    for call, tokens in zip(calls[4:], (5, 5, 7), strict=True):
+        grid, block, numbers = (
+            " ".join(map(str, part))
+            for part in (LAUNCHES[tokens].grid, LAUNCHES[tokens].block, LAUNCHES[tokens].numbers)
+        )
+        start = f"launch 0x30 grid {grid} block {block} shared 0 stream 0x7fff12345678 extra (nil)"
+        assert call == f"{start}: ffffffff11111111 2 {numbers} 3"
 
 
 def test_an_output_without_elements_needs_no_launch(run: Run) -> None:
@@ -70,7 +77,8 @@ def test_an_output_without_elements_needs_no_launch(run: Run) -> None:
 
 def test_what_cuda_refuses_is_told_with_kernel_shapes_and_its_words(run: Run) -> None:
     _, printed = run("try: go()\nexcept DeviceError as error: print(error)", FAIL="1")
-    assert "eca_gate_f16 for (2, 5, 136), (1, 1, 3): grid (4, 1, 1), block (256, 1, 1)" in printed
+    grid, block = LAUNCHES[5].grid, LAUNCHES[5].block
+    assert f"eca_gate_f16 for (2, 5, 136), (1, 1, 3): grid {grid}, block {block}" in printed
     assert "CUDA_ERROR_INVALID_VALUE: invalid argument" in printed
 
 
