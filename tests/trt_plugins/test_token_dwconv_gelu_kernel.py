@@ -47,22 +47,31 @@ def test_any_shape(scalar: Scalar, r: int) -> None:
     run()
 
 
-def gelu_alone(x: Tensor, channels: int) -> Tensor:
-    """What the kernel makes of ``x`` where the convolution changes nothing; ``x`` has a multiple of 64 channels."""
-    scalar: Scalar = "f16" if x.dtype == torch.float16 else "bf16"
-    weight = torch.ones(channels, 1, 1, 1, dtype=x.dtype)
-    tokens = x.reshape(1, 64, -1, channels)
-    return on_the_host(OP, scalar, [tokens, weight, torch.zeros(channels, dtype=x.dtype)]).flatten()
+def gelu_alone(x: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """What the kernel makes of ``x`` where the convolution changes nothing, and the exact value of GELU, in float64."""
+    (scalar,) = (scalar for scalar, dtype in DTYPES.items() if dtype == x.dtype)
+    weight = torch.zeros(8, 1, r, r, dtype=x.dtype)
+    weight[:, :, r // 2, r // 2] = 1
+    found = on_the_host(OP, scalar, [x.reshape(1, 64, -1, 8), weight, torch.zeros(8, dtype=x.dtype)])
+    return found.flatten().double(), x.double() * torch.special.erfc(x.double() / -(2**0.5)) / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gelu_of_every_16_bit_number(dtype: torch.dtype) -> None:
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     x = patterns.where(patterns.isfinite() & (patterns > -13), 0)  # below, exp(-x²/2) is a float32 no more
-    found, exact = gelu_alone(x, 8).double(), x.double() * torch.special.erfc(x.double() / -(2**0.5)) / 2
+    found, exact = gelu_alone(x, r=1)
     # Half a unit in the last place of a number of that size, and a relative 4e-5 of our own.
     half_unit = torch.finfo(dtype).eps / 2 * 2 ** exact.abs().clamp(min=torch.finfo(dtype).tiny).log2().floor()
     assert ((found - exact).abs() <= 1.0001 * half_unit + 4e-5 * exact.abs()).all()
+
+
+def test_gelu_of_float32() -> None:
+    found, exact = gelu_alone(torch.linspace(-12, 12, 2**16), r=3)
+    assert ((found - exact).abs() <= 2.5e-7 * exact.abs().clamp(min=1)).all()
+    assert ((found - exact).abs() <= 2e-5 * exact.abs()).all()  # in the tail, too
+    huge = torch.tensor([-3e38, -1e20, 1e20, 3e38]).repeat(128)
+    assert torch.equal(gelu_alone(huge, r=3)[0], huge.double().clamp(min=0))
 
 
 def test_what_is_not_finite_shows_and_stays_near() -> None:

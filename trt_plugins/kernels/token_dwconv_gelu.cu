@@ -43,17 +43,24 @@ struct Part {
   INSIDE int at(int column, int channel) const { return column * channels + channel; }
 };
 
+// x Φ(x), with Φ(-z) = exp(-z²/2) t P(t) and t = 1 / (1 + pz): the form of Abramowitz and Stegun 7.1.26, fitted anew.
+// For float32 Φ's error is that of rounding, and in the tail, where erff loses digits, 1e-5 of its value; for 16-bit
+// scalars it is below 3e-5 of its value everywhere, a sixteenth of what rounding the result costs. Half of erff's
+// instructions or fewer: they would take longer than the convolution.
 DEVICE float gelu(float x) {
 #ifdef SCALAR_f32
-  return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+  constexpr float P = 0.34f, SERIES[] = {0.135961483f, 0.130409476f,  0.153911965f, -0.0253732829f,
+                                         0.25831909f,  -0.197344412f, 0.0441156903f};
 #else
-  // Φ(-z) = exp(-z²/2) t P(t), t = 1 / (1 + pz): the form of Abramowitz and Stegun 7.1.26, fitted anew for a relative
-  // error below 3e-5 for z in 0..14, a sixteenth of float16's. Half of erff's instructions, and no loss in the tail.
-  const float z = fabsf(x), t = reciprocal(1.0f + 0.376f * z), e = exp2_of(x * x * -0.72134752f);
-  const float series = 0.149476898f + t * (0.157921677f + t * (0.0846821194f + t * (0.198789455f + t * -0.0908810055f)));
+  constexpr float P = 0.376f, SERIES[] = {0.149476898f, 0.157921677f, 0.0846821194f, 0.198789455f, -0.0908810055f};
+#endif
+  constexpr int TERMS = sizeof SERIES / sizeof SERIES[0];
+  const float t = reciprocal(1.0f + P * fabsf(x)), e = exp2_of(x * x * -0.72134752f);
+  float series = SERIES[TERMS - 1];
+#pragma unroll
+  for (int i = TERMS - 2; i >= 0; --i) series = SERIES[i] + t * series;
   const float below = series * t * e;
   return x * (x > 0.0f ? 1.0f - below : below);
-#endif
 }
 
 // Brings rows of x into shared memory, from `row` on: where a thread's share of the next one lies.
