@@ -65,6 +65,7 @@ def _cache_folder() -> Path:
 
 def _compile(setting: Setting, key: Key, device: torch.device, mode: str) -> None:
     torch._inductor.config.compile_threads = 1  # there are enough processes
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as GpuClock has it
     if device.type == "cpu":
         torch.set_num_threads(1)
     with torch.inference_mode():

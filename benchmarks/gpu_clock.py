@@ -30,9 +30,10 @@ class Clock(Protocol):
 
 
 class GpuClock:
-    """The clock of the current GPU."""
+    """The clock of the current GPU. It makes cuDNN try its algorithms, outside the time: baselines get their best."""
 
     def __init__(self) -> None:
+        torch.backends.cudnn.benchmark = True
         self.device = torch.device("cuda", torch.cuda.current_device())
         self.cache_bytes = int(torch.cuda.get_device_properties(self.device).L2_cache_size)
 
