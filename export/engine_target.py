@@ -105,7 +105,7 @@ class EntryTarget(Target):
         """The manifest as it is now: another run may have added an engine since."""
         assert self.entry is not None
         of = self.entry.manifest
-        manifest = read_entry(self.folder.parent.parent, of.name, of.version).manifest
+        manifest = read_entry(self.folder.parent.parent, of.name, of.version, whole_engines_only=True).manifest
         if manifest.files.get(self.graph.path.name) != self.graph.sha256:
             raise ArtifactError(f"{self.graph.path} was replaced while its engine was built; run again")
         return manifest
@@ -178,7 +178,7 @@ def open_target(source: Path, version: int | None, precision: Precision | None, 
         raise GraphError(
             f"{source} is a folder of models; give one of them: {', '.join(str(source / n) for n in names)}"
         )
-    return EntryTarget(read_entry(folder.parent, folder.name, version), precision)
+    return EntryTarget(read_entry(folder.parent, folder.name, version, whole_engines_only=True), precision)
 
 
 def sources_hash() -> str:

@@ -62,8 +62,8 @@ def _asked(entry: Entry, settings: Settings, flavor: Flavor, why: str) -> tuple[
     for record in built:
         if record.status != "verified":
             reasons.append(
-                f"{entry.folder / record.file} is {record.status}; verify it on this machine: {build} --precision "
-                f"{record.precision}"
+                f"{entry.folder / record.file} is {record.status}; verify it on this machine: "
+                f"{record.build_command(entry.folder)}"
             )
             continue
         try:

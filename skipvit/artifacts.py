@@ -126,8 +126,11 @@ def versions_of(model_folder: Path) -> list[int]:
     return sorted(int(p.name) for p in model_folder.iterdir() if _VERSION.fullmatch(p.name) and p.is_dir())
 
 
-def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
+def read_entry(root: Path, name: str, version: int | None = None, *, whole_engines_only: bool = False) -> Entry:
     """Reads and verifies one version of a model, the latest unless told otherwise.
+
+    Args:
+        whole_engines_only: leave out engines whose file is gone or damaged, to build them again, instead of raising.
 
     Raises:
         ArtifactMissing, ArtifactCorrupt, ArtifactTooNew: see the module's docstring.
@@ -146,7 +149,7 @@ def read_entry(root: Path, name: str, version: int | None = None) -> Entry:
             f"{folder / MANIFEST} is for {manifest.name!r} version {manifest.version}, but lies in the folder of "
             f"{name!r} version {version}; restore the folder's name or export again"
         )
-    _verify_files(manifest, folder, model_folder)
+    manifest = _verified(manifest, folder, model_folder, whole_engines_only)
     labels = _read_labels(model_folder / LABELS) if LABELS in manifest.files else ()
     classes = manifest.outputs[-1].shape[-1]
     if manifest.task == "classification" and labels and len(labels) != classes:
@@ -179,20 +182,40 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _verify_files(manifest: Manifest, folder: Path, model_folder: Path) -> None:
+def _verified(manifest: Manifest, folder: Path, model_folder: Path, whole_engines_only: bool) -> Manifest:
+    """The manifest, without damaged engines if they may be left out; any other file that is not whole raises."""
+    engines = {engine.file: engine for engine in manifest.engines if engine.file not in manifest.models.values()}
+    damaged = set()
     for name, expected in manifest.files.items():
         path = (model_folder if name == LABELS else folder) / name
-        if not path.is_file():
-            raise ArtifactMissing(f"{path} is named by the manifest but is not there; copy it back or export again")
+        cure = f"build it again: {engines[name].build_command(folder)}" if name in engines else ""
         try:
-            found = sha256_of(path)
-        except OSError as error:
-            raise ArtifactCorrupt(f"{path} cannot be read: {error.strerror}; check who may read it") from None
-        if found != expected:
-            raise ArtifactCorrupt(
-                f"{path} has sha256 {found[:12]}…, the manifest says {expected[:12]}…; "
-                "the file was changed or cut short: copy it again or export again"
-            )
+            _verify_file(path, expected, cure)
+        except ArtifactError:
+            if not (whole_engines_only and name in engines):
+                raise
+            damaged.add(name)
+    if not damaged:
+        return manifest
+    kept = tuple(engine for engine in manifest.engines if engine.file not in damaged)
+    files = {name: known for name, known in manifest.files.items() if name not in damaged}
+    return manifest.model_copy(update={"engines": kept, "files": files})
+
+
+def _verify_file(path: Path, expected: str, cure: str) -> None:
+    if not path.is_file():
+        raise ArtifactMissing(
+            f"{path} is named by the manifest but is not there; {cure or 'copy it back or export again'}"
+        )
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise ArtifactCorrupt(f"{path} cannot be read: {error.strerror}; check who may read it") from None
+    if found != expected:
+        raise ArtifactCorrupt(
+            f"{path} has sha256 {found[:12]}…, the manifest says {expected[:12]}…; "
+            f"the file was changed or cut short: {cure or 'copy it again or export again'}"
+        )
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ Nothing here imports torch. skipvit.artifacts reads manifests and checks the fil
 
 import json
 import re
+import shlex
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -97,7 +99,7 @@ class Engine(_Record):
     flavor: Flavor
     flavor_version: str
     gpu: str
-    """Name of the GPU it was built on, or "none" where it was built without one."""
+    """Name of the GPU it was verified on, else of the one it was built on, or "none" if neither had one."""
     compute_capability: str
     """What it runs on: such as "9.0", or "7.5+" for an engine that is not tied to one architecture."""
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = Field(min_length=1)
@@ -112,6 +114,11 @@ class Engine(_Record):
         if (self.status == "verified") != (self.parity is not None):
             raise ValueError(f"engine {self.file} is {self.status!r}, which its parity figures do not agree with")
         return self
+
+    def build_command(self, folder: Path) -> str:
+        """The command that builds, or verifies, this engine of the version that lies in ``folder``."""
+        flavor = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[self.flavor]
+        return f"skipvit-to-trt {shlex.quote(str(folder))} --flavor {flavor} --precision {self.precision}"
 
 
 class Evaluation(_Record):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_other_options_build_another_engine_in_its_place(entry: Path, capsys: py
     assert (engines[PLAN].plugins, engines[PLAN].bodies) == ({}, {"EcaGate": 1})
     assert [shape[0] for shape in engines[PLAN].shapes["images"]] == [2, 4, 6]
     assert engines["model.fp32.rtx.plan"].plugins == {"EcaGate": 1}
+
+
+@rtx
+@pytest.mark.parametrize("damage", [Path.unlink, lambda plan: plan.write_bytes(b"cut")], ids=["gone", "changed"])
+def test_a_damaged_engine_is_built_again(
+    damage: Callable[[Path], object], entry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ([], ["--precision", "fp32"]):
+        assert main([str(entry), "--flavor", "rtx", *options]) == 0
+    for file in (PLAN, "model.fp32.rtx.plan"):
+        damage(entry / "1" / file)
+    assert main([str(entry), "--flavor", "rtx"]) == 0
+    assert reported(capsys.readouterr().out)["cached"] is False
+    assert [engine.file for engine in read_entry(entry.parent, "tiny").manifest.engines] == [PLAN]
 
 
 @rtx

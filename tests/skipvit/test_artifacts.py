@@ -147,6 +147,33 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], error
         read_entry(tmp_path, "digits")
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda plan: plan.write_bytes(b"cut")], ids=["gone", "changed"])
+def test_a_damaged_engine_is_named_or_left_out_to_be_built_again(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    folder = write(tmp_path)
+    shape = [[1, 8, 8, 3]] * 3
+    engine = {
+        "file": "a.plan", "made_from": "model.onnx", "precision": "fp16", "flavor": "tensorrt-rtx",
+        "flavor_version": "1", "gpu": "none", "compute_capability": "7.5+", "shapes": {"images": shape}, "plugins": {},
+        "bodies": {}, "options": {}, "status": "built, not run",
+    }  # fmt: skip
+    digest = hashlib.sha256(b"plan").hexdigest()
+    for file in ("a.plan", "b.plan"):
+        (folder / file).write_bytes(b"plan")
+        edit(folder, lambda data, file=file: data.setdefault("engines", []).append({**engine, "file": file}))  # type: ignore[misc]
+        edit(folder, lambda data, file=file: data["files"].update({file: digest}))  # type: ignore[misc]
+    damage(folder / "a.plan")
+    with pytest.raises(ArtifactError, match=rf"a\.plan .*: skipvit-to-trt {folder} --flavor rtx --precision fp16$"):
+        read_entry(tmp_path, "digits")
+    manifest = read_entry(tmp_path, "digits", whole_engines_only=True).manifest
+    assert [known.file for known in manifest.engines] == ["b.plan"]
+    assert "a.plan" not in manifest.files
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ArtifactMissing, match=r"model\.onnx is named by the manifest"):
+        read_entry(tmp_path, "digits", whole_engines_only=True)
+
+
 def test_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing, match="nothing is not a folder; make one with"):
         artifacts.model_names(tmp_path / "nothing")
