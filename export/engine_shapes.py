@@ -26,6 +26,11 @@ def profiles(
     unknown = sorted(shapes.keys() - graph.inputs.keys())
     if unknown:
         raise GraphError(f"{graph.path} has no input {unknown[0]!r}, only {', '.join(graph.inputs)}; correct --shape")
+    if not graph.inputs:
+        raise GraphError(f"{graph.path} has no input, so there is nothing for an engine to compute; export it again")
+    if batches and not any(axes and axes[0] is None for _, axes in graph.inputs.values()):
+        written = ", ".join(f"{name} {_written(axes)}" for name, (_, axes) in graph.inputs.items())
+        raise GraphError(f"{graph.path} has inputs of fixed batches ({written}); leave --batch out")
     batches = batches or _BATCHES[manifest.task if manifest else "classification"]
     found = {}
     for name, (_, axes) in graph.inputs.items():

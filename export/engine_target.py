@@ -166,6 +166,8 @@ def open_target(source: Path, version: int | None, precision: Precision | None, 
         if version is not None or precision is not None:
             option = "--version" if precision is None else "--precision"
             raise GraphError(f"{source} is a single file, to which {option} means nothing; leave it out")
+        if out is not None:
+            _check_out(out, source)
         return FileTarget(source, out)
     if not source.is_dir():
         raise GraphError(f"{source} is not there; give an entry such as models/digits_skipat, or an ONNX file")
@@ -179,6 +181,14 @@ def open_target(source: Path, version: int | None, precision: Precision | None, 
             f"{source} is a folder of models; give one of them: {', '.join(str(source / n) for n in names)}"
         )
     return EntryTarget(read_entry(folder.parent, folder.name, version, whole_engines_only=True), precision)
+
+
+def _check_out(out: Path, source: Path) -> None:
+    for written in (out, _record_of(out)):
+        if written.exists() and written.samefile(source):
+            raise GraphError(f"--out {out} would overwrite {source}; give another name")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise GraphError(f"--out {out} is no file in a folder that is there; give one such as {source.stem}.plan")
 
 
 def sources_hash() -> str:

@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"skipvit-to-trt: {error.filename or 'a file'} cannot be used: {error.strerror}", file=sys.stderr)
+        where = error.filename or arguments.source  # a full disk has no name
+        print(f"skipvit-to-trt: {where} cannot be used: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("skipvit-to-trt: interrupted; nothing was written", file=sys.stderr)
         return 130

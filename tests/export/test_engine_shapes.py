@@ -58,7 +58,9 @@ def test_the_manifest_says_which_shapes(
 
 
 def test_an_input_of_fixed_shape_needs_nothing() -> None:
-    assert profiles(graph(x=(4, 7)), None, (1, 2, 3), {}) == {"x": Profile((4, 7), (4, 7), (4, 7))}
+    assert profiles(graph(x=(4, 7)), None, None, {}) == {"x": Profile((4, 7), (4, 7), (4, 7))}
+    found = profiles(graph(x=(None, 7), table=(4, 7)), None, (1, 2, 3), {})
+    assert found == {"x": Profile((1, 7), (2, 7), (3, 7)), "table": Profile((4, 7), (4, 7), (4, 7))}
     assert profiles(graph(x=()), None, None, {}) == {"x": Profile((), (), ())}
 
 
@@ -89,6 +91,13 @@ def test_a_shape_on_the_command_line_goes_before_all() -> None:
 def test_shapes_that_cannot_be_are_refused(axes: tuple[int | None, ...], shapes: dict[str, Any], message: str) -> None:
     with pytest.raises(GraphError, match=message):
         profiles(graph(x=axes), None, None, {name: Profile(*profile) for name, profile in shapes.items()})
+
+
+def test_batches_that_no_input_takes_are_refused() -> None:
+    with pytest.raises(GraphError, match=r"has inputs of fixed batches \(x 4x7\); leave --batch out"):
+        profiles(graph(x=(4, 7)), None, (1, 2, 3), {})
+    with pytest.raises(GraphError, match="has no input"):
+        profiles(graph(), None, None, {})
 
 
 def test_sides_of_a_denoiser_are_multiples() -> None:

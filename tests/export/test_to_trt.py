@@ -251,15 +251,22 @@ def test_help_needs_nothing_and_a_run_says_what_it_needs() -> None:
 
 
 def test_bad_input_gets_a_plain_message(entry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "notes.txt").write_text("no graph")
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no graph")
     cases = [
         ([str(tmp_path / "gone")], "is not there; give an entry such as models/digits_skipat, or an ONNX file"),
-        ([str(tmp_path / "notes.txt")], "is no ONNX file, or is cut short"),
+        ([str(notes)], "is no ONNX file, or is cut short"),
         ([str(entry.parent)], f"is a folder of models; give one of them: {entry}"),
         ([str(entry), "--version", "3"], "has no version 3, only [1]"),
         ([str(entry), "--precision", "int8"], "has no int8 model, only fp32, fp16"),
         ([str(entry), "--out", "x.plan"], "is an entry, beside whose files its engines lie"),
-        ([str(tmp_path / "notes.txt"), "--version", "1"], "is a single file, to which --version means nothing"),
+        (
+            [str(notes), "--out", str(tmp_path / "models" / ".." / "notes.txt")],
+            f"would overwrite {notes}; give another",
+        ),
+        ([str(notes), "--out", str(tmp_path)], "is no file in a folder that is there; give one such as notes.plan"),
+        ([str(notes), "--out", str(tmp_path / "gone" / "x.plan")], "is no file in a folder that is there"),
+        ([str(notes), "--version", "1"], "is a single file, to which --version means nothing"),
         ([str(entry), "--shape", "x=1x8x8x3"], "has no input 'x', only images"),
         ([str(entry), "--shape", "images=1x9x8x3"], "input images is ?x8x8x3, which 1x9x8x3 does not fit"),
     ]
