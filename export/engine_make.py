@@ -43,14 +43,14 @@ def make(recipe: Recipe, *, force: bool, compare: bool, images: Path | None) -> 
     """
     known = None if force else recipe.already_built()
     place = recipe.target.folder / recipe.file
-    if known is not None and known.status == "verified":
+    if known is not None and recipe.vouched_for(known):
         return Made(known, place, None, "")
     if why := why_unwritable(recipe.target.folder):
         raise OSError(None, why, str(recipe.target.folder))
     if known is not None:
         parity, why_not = _compared(recipe, place, compare, images)
         if parity is not None:
-            known = Engine.model_validate({**known.model_dump(), "status": "verified", "parity": parity})
+            known = recipe.verified(known, parity)
             recipe.target.publish(place, known)
         return Made(known, place, None, why_not)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=recipe.target.folder) as folder:

@@ -93,6 +93,11 @@ def _check_outputs(file: str, names: Sequence[str], reference: Outputs, found: O
             raise ParityError(
                 f"{file} gives {name} {shape}, ONNX Runtime {reference[name].shape}; no engine was written"
             )
+        if not np.all(np.isfinite(reference[name].astype(np.float64))):
+            raise ParityError(
+                f"ONNX Runtime gives {name} with values that are not finite, with which nothing can be compared; try "
+                "another --precision, or export the model again"
+            )
         if not np.all(np.isfinite(found[name].astype(np.float64))):
             raise ParityError(
                 f"{file} gives {name} with values that are not finite; no engine was written. Try --no-plugins, or "

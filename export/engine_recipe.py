@@ -62,6 +62,15 @@ class Recipe:
             parity=parity,
         )
 
+    def vouched_for(self, known: Engine) -> bool:
+        """Whether there is nothing left to compare: it was, on the GPU that is here, or there is none here."""
+        return known.status == "verified" and (self.gpu is None or known.gpu == self.gpu.name)
+
+    def verified(self, known: Engine, parity: Parity) -> Engine:
+        """The record of an engine that was built before and compared here."""
+        gpu = self.gpu.name if self.gpu else known.gpu
+        return Engine.model_validate({**known.model_dump(), "gpu": gpu, "status": "verified", "parity": parity})
+
     def already_built(self) -> Engine | None:
         """The record of an engine that lies there and is what this recipe makes."""
         known = self.target.known(self.file)

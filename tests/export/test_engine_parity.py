@@ -100,12 +100,14 @@ def test_pictures_are_judged_in_decibels(precision: Precision, manifest: Manifes
         (np.full((1, 4), np.nan), "values that are not finite"),
         (np.zeros((2, 4)), r"gives logits \(2, 4\), ONNX Runtime \(1, 4\)"),
         (None, "gives logits nothing"),
+        (np.zeros((1, 4)), "ONNX Runtime gives logits with values that are not finite"),
     ],
 )
 def test_what_is_no_answer_is_a_miss(found: Any, message: str, manifest: Manifest) -> None:
     outputs = {} if found is None else {"logits": found}
+    reference = np.full((1, 4), np.inf) if message.startswith("ONNX Runtime") else np.zeros((1, 4))
     with pytest.raises(ParityError, match=message):
-        compare("x.plan", "fp16", manifest, Runs([{"logits": np.zeros((1, 4))}], [outputs], "", 1, "", real=True))
+        compare("x.plan", "fp16", manifest, Runs([{"logits": reference}], [outputs], "", 1, "", real=True))
 
 
 def test_of_any_other_graph_every_output_counts() -> None:
@@ -233,6 +235,24 @@ def test_an_engine_that_was_never_run_is_run_where_it_can_be(
     assert engine.parity is not None
 
 
+def test_an_engine_for_many_gpus_is_verified_on_each(
+    gpu: list[StubSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record names the GPU, by which a server knows whether the engine was verified on its own."""
+    monkeypatch.setattr("trt_plugins.flavors.open_tensorrt", lambda choice: Tensorrt(None, "tensorrt-rtx", "1.7"))
+    folder, said = write_entry(tmp_path / "models"), []
+    for found in (None, Gpu("GPU A", (8, 6)), None, Gpu("GPU A", (8, 6)), Gpu("GPU B", (8, 9))):
+        monkeypatch.setattr("trt_plugins.gpus.find_gpu", lambda found=found: found)
+        assert to_trt.main([str(folder), "--flavor", "rtx"]) == 0
+        (engine,) = read_entry(tmp_path / "models", "tiny").manifest.engines
+        said.append((engine.status, engine.gpu, len(gpu)))
+    assert said == [
+        ("built, not run", "none", 0),
+        *[("verified", "GPU A", 1)] * 3,
+        ("verified", "GPU B", 2),
+    ]
+
+
 def test_an_engine_without_its_weights_is_not_run(
     gpu: list[StubSession], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,3 +311,13 @@ def test_denoisers_are_compared_on_tiles_of_their_profile(write: Callable[[Path]
     assert [batch[name].shape for batch in found.batches] == [(2, *row), (3, *row)]
     assert all(batch[name].dtype == np.uint8 and len(np.unique(batch[name])) > 50 for batch in found.batches)
     assert found.real is bool(entry.manifest.samples)
+
+
+def test_other_graphs_are_compared_on_random_inputs_of_one_size(tmp_path: Path) -> None:
+    """A session runs one height and width, whatever the profile takes."""
+    onnx.save(tiny_graph("fp32"), tmp_path / "net.onnx")
+    target = open_target(tmp_path / "net.onnx", None, None, None)
+    shapes = {"images": Profile((1, 8, 8, 3), (4, 16, 24, 3), (8, 32, 32, 3))}
+    found = inputs_for(target, shapes, None)
+    assert [batch["images"].shape for batch in found.batches] == [(1, 16, 24, 3), (4, 16, 24, 3)]
+    assert (found.images, found.source, found.real) == (5, "5 random inputs", False)
