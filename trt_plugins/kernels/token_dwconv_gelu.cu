@@ -24,7 +24,10 @@ constexpr int THREADS = 256, SLICE = 64, WIDTH = 16;  // as in operators/token_d
 constexpr int COLUMNS = WIDTH + R - 1;
 constexpr int PITCH = SLICE + WIDE;             // scalars from pixel to pixel: 16 bytes more, against bank conflicts
 constexpr int RING = sizeof(Scalar) == 4 ? 4 : R <= 5 ? 2 * R : R;  // rows
-constexpr int BLOCKS = R <= 5 ? 3 : R <= 7 ? 2 : 1;  // on a multiprocessor: as many as have registers without spilling
+// Blocks on a multiprocessor: as many as have registers without spilling, of 16-byte channels, by ptxas for compute
+// capability 9.0. With RING, WIDTH and the rows of a block they are reasoned, not measured on a GPU: what is on its way to a
+// multiprocessor of an H200, RING - 1 rows a block, should come to the 30 KB that its bandwidth takes to hide its latency.
+constexpr int BLOCKS = R <= 3 ? 4 : R <= 5 ? 3 : R <= 7 ? 2 : 1;
 
 struct Room {
   alignas(16) Scalar ring[RING][COLUMNS * PITCH];
