@@ -17,6 +17,7 @@ from trt_plugins.symbols import Operation, Symbol, expression_of, known
 
 Code = Literal["cubin", "ptx"]
 _TACTIC = 1  # there is one way to compute an op, and custom tactics count from 1
+_OLDEST = 80  # Ampere: engines for many GPUs run from there on, and kernels use nothing newer
 _OPERATORS: dict[Operation, Callable[[Any, Any], Any]] = {
     "SUM": operator.add,
     "SUB": operator.sub,
@@ -94,7 +95,7 @@ def _code(op: PluginOp, scalar: Scalar, code: Code, constants: dict[str, int]) -
 
     architecture = on_device.current_architecture()
     if code == "ptx":
-        return cubins.ptx(op, scalar, architecture, constants).encode()
+        return cubins.ptx(op, scalar, min(architecture, _OLDEST), constants).encode()
     return cubins.cubin(op, scalar, architecture, constants)
 
 

@@ -25,7 +25,8 @@ def register(tensorrt: Tensorrt, ops: Sequence[PluginOp] = ALL, code: Code = "cu
     Args:
         code: what an engine holds of a kernel. ``cubin`` is machine code, for GPUs of the same major version as the one
             here; TensorRT's Python code takes it, its documentation speaks of PTX only. ``ptx`` is compiled by the
-            driver, which must be as new as the compiler that made it; it runs on later GPUs too.
+            driver, which must be as new as the compiler that made it; it runs on any GPU from Ampere on, and on older
+            ones only if built there.
 
     Returns:
         The names of ``ops``, in order.

@@ -95,7 +95,8 @@ def test_the_kernel_comes_with_its_launch(op: PluginOp, code: str, starts: bytes
     assert machine_code.startswith(starts)
     assert launch.numbers == [*expected.grid, *expected.block]
     assert [number.value for number in numbers] == list(expected.numbers)
-    assert compiled == [(code, op.name, "f16", 89, op.constants(shapes, attributes))]
+    architecture = {"cubin": 89, "ptx": 80}[code]  # PTX of Ampere runs on whatever is newer
+    assert compiled == [(code, op.name, "f16", architecture, op.constants(shapes, attributes))]
 
 
 def test_what_does_not_fit_is_refused(compiled: list[Any]) -> None:
