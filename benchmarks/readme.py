@@ -35,8 +35,6 @@ def fill(text: str) -> str:
     """README with its generated parts made anew."""
     for name, make in _TABLES.items():
         found = re.findall(f"<!-- {name} -->.*?<!-- /{name} -->", text, flags=re.DOTALL)
-        if not found and name in _MAY_BE_MISSING:
-            continue
         if len(found) != 1:
             raise ValueError(f"README needs exactly one <!-- {name} --> ... <!-- /{name} --> pair, it has {len(found)}")
         text = text.replace(found[0], f"<!-- {name} -->\n{make()}\n<!-- /{name} -->")
@@ -186,7 +184,6 @@ _TABLES = {
     "denoisers": denoisers_table,
     "gpu": gpu_table,
 }
-_MAY_BE_MISSING = {"gpu"}
 
 
 if __name__ == "__main__":

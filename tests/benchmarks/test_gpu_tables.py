@@ -52,9 +52,10 @@ def test_a_wrong_kernel_is_shown_as_wrong(tmp_path: Path) -> None:
     assert "| EcaGate | ViT-B 512 px | bfloat16 | wrong by 2.0e-01 |" in text
 
 
-def test_readme_takes_it_where_it_has_a_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_has_one_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "_TABLES", {"gpu": gpu_table})
     assert readme.fill("a\n<!-- gpu -->\nold\n<!-- /gpu -->\nb") == (
         f"a\n<!-- gpu -->\n{gpu_table(RESULTS)}\n<!-- /gpu -->\nb"
     )
-    assert readme.fill("no place") == "no place"
+    with pytest.raises(ValueError, match="exactly one <!-- gpu -->"):
+        readme.fill("no place")
