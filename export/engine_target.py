@@ -47,7 +47,7 @@ class Target(ABC):
 
     @abstractmethod
     def publish(self, plan: Path, engine: Engine) -> Path:
-        """Moves ``plan``, which lies on the same disk, to its place and records it; returns where it is.
+        """Moves ``plan``, which lies on the same disk or in its place, there and records it; returns where it is.
 
         Raises:
             ArtifactError: the model that it was made from was replaced meanwhile.
@@ -86,10 +86,12 @@ class EntryTarget(Target):
             manifest = self._read_again()
             others = tuple(known for known in manifest.engines if known.file != engine.file)
             files = {name: known for name, known in manifest.files.items() if name != engine.file}
-            if engine.file in manifest.files:
-                self._write(manifest, others, files)
-            plan.replace(place)
-            self._write(manifest, (*others, engine), {**files, engine.file: digest})
+            if plan != place:
+                if engine.file in manifest.files:
+                    self._write(manifest, others, files)
+                plan.replace(place)
+            with _gone_if_unrecorded(place, new=plan != place):
+                self._write(manifest, (*others, engine), {**files, engine.file: digest})
         return place
 
     def withdraw(self, file: str) -> None:
@@ -147,7 +149,8 @@ class FileTarget(Target):
         with _locked(self.folder):
             _record_of(place).unlink(missing_ok=True)
             plan.replace(place)
-            publishing.write_atomically(_record_of(place), text)
+            with _gone_if_unrecorded(place, new=plan != place):
+                publishing.write_atomically(_record_of(place), text)
         return place
 
     def withdraw(self, file: str) -> None:
@@ -203,6 +206,17 @@ def sources_hash() -> str:
 
 def _record_of(plan: Path) -> Path:
     return plan.with_name(plan.name + ".json")
+
+
+@contextlib.contextmanager
+def _gone_if_unrecorded(place: Path, new: bool) -> Iterator[None]:
+    """Takes a new engine away if its record cannot be written, as a rule because the disk is full."""
+    try:
+        yield
+    except OSError:
+        if new:
+            place.unlink()
+        raise
 
 
 @contextlib.contextmanager

@@ -88,6 +88,39 @@ def test_the_entry_is_whole_at_every_step(target: EntryTarget, tmp_path: Path, m
     assert seen == [(MANIFEST, 0), ("a.plan", 0), (MANIFEST, 1)]
 
 
+def test_a_full_disk_leaves_no_engine_without_a_record(
+    target: EntryTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(path.name for path in target.folder.iterdir())
+
+    def full(path: Path, content: str | bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        target.publish(plan(tmp_path, b"first"), engine("a.plan"))
+    assert sorted(path.name for path in target.folder.iterdir()) == before
+    monkeypatch.undo()
+    place = target.publish(plan(tmp_path, b"first"), engine("a.plan"))
+    monkeypatch.setattr(publishing, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):  # the record alone is new: the engine is as good as before
+        target.publish(place, engine("a.plan", gpu="A GPU"))
+    (known,) = read_entry(tmp_path, "tiny").manifest.engines
+    assert known.gpu == "none"
+
+
+def test_a_full_disk_leaves_no_engine_beside_a_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(tiny_graph("fp32"), tmp_path / "net.onnx")
+
+    def full(path: Path, content: str | bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        FileTarget(tmp_path / "net.onnx", None).publish(plan(tmp_path, b"x"), engine("net.plan", "fp32"))
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
 def test_runs_at_once_lose_nothing(target: EntryTarget, tmp_path: Path) -> None:
     files = [f"{i}.plan" for i in range(12)]
     others = [EntryTarget(read_entry(tmp_path, "tiny"), "fp16") for _ in files]  # all of them read the same manifest
