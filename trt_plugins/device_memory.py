@@ -90,14 +90,22 @@ def open_memory(choice: Memory) -> DeviceBackend:
     Raises:
         EngineError: it is not installed, or there is no GPU.
     """
-    for name, package, extra in (("cuda-core", "cuda", "cuda"), ("pycuda", "pycuda", "pycuda")):
+    for name, package, extra in (("cuda-core", "cuda.core", "cuda"), ("pycuda", "pycuda", "pycuda")):
         if choice not in ("auto", name):
             continue
-        if find_spec(package) is not None:
+        if _is_installed(package):
             return _opened(name)
         if choice == name:
             raise EngineError(f"{name} is not installed; run: pip install 'skipvit[{extra}]'")
     raise EngineError("running engines needs cuda-core or pycuda; run: pip install 'skipvit[cuda]'")
+
+
+def _is_installed(package: str) -> bool:
+    """``cuda`` alone says nothing: other packages of NVIDIA's, which PyTorch brings, share that name."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
 
 
 def _opened(name: str) -> DeviceBackend:

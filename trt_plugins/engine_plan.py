@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,12 @@ _KEPT_LINES = 20
 # What TensorRT writes to its log, and IRuntime's diagnostics where it has them, to one cause each; the first that fits.
 # A machine without a driver is also told that a version is wrong, so that cause comes first.
 _CAUSES: tuple[tuple[str, str, str], ...] = (
-    ("no gpu", "", r"cudaError (?:35|100|803|804)\b|driver version is insufficient|no CUDA-capable device"),
+    (
+        "no gpu",
+        "",
+        r"cudaError (?:35|100|803|804)\b|CUDA initialization failure|driver version is insufficient|"
+        r"no CUDA-capable device",
+    ),
     ("driver", "OLD_CUDA_DRIVER", r"driver is too old|newer driver"),
     ("memory", "INSUFFICIENT_GPU_MEMORY", r"out of memory|cudaError 2\b|OutOfMemory"),
     ("gpu", "UNSUPPORTED_CC", r"incompatible device|compute capability|target (?:GPU|device)"),
@@ -28,6 +34,9 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
     ("damaged", "MALFORMED_ENGINE", r"magicTag|serialization version|Serialization assertion|header does not conform"),
 )
+
+
+_IN_AN_ENTRY = re.compile(r"model\.(\w+)\.(\w+)\.plan")  # precision, and what it is for
 
 
 class EngineError(Exception):
@@ -62,7 +71,10 @@ def read_plan(path: Path, tensorrt: Tensorrt) -> Plan:
     except RegistrationError as error:
         raise EngineError(f"{path} may need our plugins, and {error}") from error
     log = _log(tensorrt.module)
-    runtime = tensorrt.module.Runtime(log)
+    try:
+        runtime = tensorrt.module.Runtime(log)
+    except (TypeError, RuntimeError):  # a null pointer to the bindings: full TensorRT, on a machine without a GPU
+        raise EngineError(_explained(path, tensorrt, log.kept, frozenset())) from None
     diagnostics = _check(path, tensorrt, runtime, log, data)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
@@ -117,10 +129,12 @@ def _line(lines: "deque[str]", cause: str) -> str:
 
 
 def rebuild_command(path: Path) -> str:
-    """The command that builds an engine anew, of a repository's entry or of a plain ONNX file."""
-    if path.parent.name.isdigit():
-        return f"skipvit-to-trt --force {path.parent}"
-    return f"skipvit-to-trt --force MODEL.onnx --out {path}"
+    """The command that builds an engine anew; the name of one in a repository's entry says which it is."""
+    if not path.parent.name.isdigit():
+        return f"skipvit-to-trt --force MODEL.onnx --out {shlex.quote(str(path))}"
+    found = _IN_AN_ENTRY.fullmatch(path.name)
+    which = f" --flavor {'rtx' if found[2] == 'rtx' else 'tensorrt'} --precision {found[1]}" if found else ""
+    return f"skipvit-to-trt --force {shlex.quote(str(path.parent))}{which}"
 
 
 _LOGS: dict[int, Any] = {}

@@ -1,6 +1,8 @@
 """Plans that cannot be opened: each cause gives its sentence."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.trt_plugins.fake_gpu import FakeGpu
 from tests.trt_plugins.fake_tensorrt import EngineValidity, classifier, fake_tensorrt
 from trt_plugins import engine_plan
 from trt_plugins.device_memory import open_memory
-from trt_plugins.engine_plan import EngineError, read_plan
+from trt_plugins.engine_plan import EngineError, read_plan, rebuild_command
 from trt_plugins.flavors import Tensorrt
 from trt_plugins.registration import RegistrationError
 
@@ -111,6 +113,31 @@ def test_plugins_that_are_refused_are_an_engines_error(plan: Path, monkeypatch: 
         read_plan(plan, fake_tensorrt(FakeGpu(), {b"plan": classifier()}))
 
 
+def test_a_runtime_that_does_not_start_is_an_engines_error(plan: Path) -> None:
+    """Full TensorRT without a driver: its bindings make a null pointer a TypeError."""
+    tensorrt = fake_tensorrt(FakeGpu(), {b"plan": classifier()})
+
+    def runtime(log: Any) -> None:
+        log.log(log.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35. Please check your CUDA")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    tensorrt.module.Runtime = runtime
+    with pytest.raises(EngineError, match=r"there is no NVIDIA GPU or no driver here \(CUDA initialization failure"):
+        read_plan(plan, tensorrt)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("model.fp32.rtx.plan", " --flavor rtx --precision fp32"),
+        ("model.fp16.sm90.plan", " --flavor tensorrt --precision fp16"),
+        ("x.plan", ""),
+    ],
+)
+def test_the_command_builds_that_very_engine(name: str, options: str) -> None:
+    assert rebuild_command(Path("my models/x/1") / name) == f"skipvit-to-trt --force 'my models/x/1'{options}"
+
+
 def test_a_missing_plan_names_the_command_that_builds_it(tmp_path: Path) -> None:
     with pytest.raises(
         EngineError, match=r"cannot be read: .*; build it with skipvit-to-trt --force MODEL\.onnx --out .*none\.plan"
@@ -127,3 +154,17 @@ def test_a_memory_backend_that_is_not_installed_names_its_extra(
         open_memory(choice)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=r"needs cuda-core or pycuda; run: pip install 'skipvit\[cuda\]'"):
         open_memory("auto")
+
+
+@pytest.mark.parametrize("neighbour", [True, False])
+def test_a_neighbour_of_cuda_core_is_not_taken_for_it(
+    neighbour: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch for GPUs brings cuda-bindings, which lies in the same package ``cuda``."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if neighbour:
+        (tmp_path / "cuda" / "bindings").mkdir(parents=True)
+    with pytest.raises(EngineError, match="cuda-core is not installed; run: pip install"):
+        open_memory("cuda-core")
