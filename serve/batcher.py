@@ -202,20 +202,24 @@ class Batcher:
         return "full"
 
     def _run(self, batch: list[Ticket]) -> None:
+        try:
+            self._answer(batch)
+        except BaseException:  # of the batch, or of one picture of it alone
+            self._waiting.extendleft(batch)  # this thread dies of it; _die answers for all that waits
+            raise
+        self._finish(batch)
+
+    def _answer(self, batch: list[Ticket]) -> None:
         for ticket in batch:
             started = ticket.begin()
         try:
             rows = self._rows(batch)
         except Exception as error:  # an engine's errors have no common base; the batch is tried one by one
             self._isolate(batch, error)
-        except BaseException:
-            self._waiting.extendleft(batch)  # this thread dies of it; _die answers for all that waits
-            raise
-        else:
-            infer_s = time.perf_counter() - started
-            for ticket, row in zip(batch, rows, strict=True):
-                ticket.result, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
-        self._finish(batch)
+            return
+        infer_s = time.perf_counter() - started
+        for ticket, row in zip(batch, rows, strict=True):
+            ticket.result, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
 
     def _rows(self, batch: list[Ticket]) -> Rows:
         pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]

@@ -221,6 +221,24 @@ def test_a_dead_engine_takes_the_batcher_out_of_service() -> None:
             assert "out of service" in ticket.error.message
 
 
+def test_an_engine_that_dies_while_pictures_are_tried_one_by_one_strands_none() -> None:
+    """As a GPU that is lost right after a batch failed."""
+
+    class Dying(FakeEngine):
+        def run(self, batch: Pixels) -> Rows:
+            if len(batch) > 1:
+                self.fatal = SystemExit("lost")  # from the next run on
+                raise RuntimeError("a batch failed")
+            return super().run(batch)
+
+    with helped(Dying()) as pictures:
+        tickets = [pictures.put(value) for value in (1, 2, 3)]
+        pictures.batcher.lend_hand(idle)
+        pictures.wait(3)
+        assert not pictures.batcher.alive
+        assert all(ticket.error is not None and ticket.error.status == 503 for ticket in tickets)
+
+
 def test_free_engines_share_what_waits() -> None:
     engine = FakeEngine(run_s=0.02)
     with running(engine, max_batch=8, threads=2) as pictures:
