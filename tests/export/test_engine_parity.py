@@ -121,6 +121,7 @@ class StubSession:
     """The GPU, played by ONNX Runtime on the CPU; ``change`` is what goes wrong on it."""
 
     gpu = "a stub"
+    buckets = (1, 2, 4, 6)
     change: Change = staticmethod(lambda outputs: outputs)
 
     def __init__(self, onnx_path: Path) -> None:
@@ -170,14 +171,15 @@ def test_an_engine_that_agrees_is_verified_and_found_again(
 ) -> None:
     folder = write_entry(tmp_path / "models")
     assert to_trt.main([str(folder), "--batch", "1,2,6"]) == 0
-    assert "Verified: max abs 0.0e+00" in capsys.readouterr().out
+    assert "Verified: max abs " in capsys.readouterr().out
     (engine,) = read_entry(tmp_path / "models", "tiny").manifest.engines
     assert (engine.file, engine.gpu, engine.compute_capability) == ("model.fp16.sm90.plan", "A Stub 9000", "9.0")
     assert (engine.status, engine.plugins, engine.options["plugin_code"]) == ("verified", {"EcaGate": 1}, "cubin")
     assert engine.parity is not None
     assert engine.parity.engine == "TensorRT 11.4.0.1 on a stub, against ONNX Runtime on the CPU"
     (session,) = gpu
-    assert (session.sizes, session.closed) == ([1, 6, 6, 3], True)
+    assert (session.sizes, session.closed) == ([1, 6, 6, 3, *session.buckets], True)
+    assert engine.parity.images == 16, "a picture that comes again is no other"
     assert to_trt.main([str(folder), "--batch", "1,2,6"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["cached"] is True
     assert len(gpu) == 1
@@ -201,6 +203,19 @@ def test_an_engine_that_strays_leaves_none(
     onnx.save(tiny_graph("fp32"), tmp_path / "net.onnx")
     assert to_trt.main([str(tmp_path / "net.onnx")]) == 1
     assert not list(tmp_path.glob("net.*plan*"))
+
+
+@pytest.mark.parametrize("bad", StubSession.buckets)
+def test_every_size_of_batch_that_a_server_runs_is_compared(
+    bad: int, gpu: list[StubSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strays(outputs: Outputs) -> Outputs:
+        return strayed(outputs) if len(outputs["logits"]) == bad else outputs
+
+    monkeypatch.setattr(StubSession, "change", staticmethod(strays))
+    folder = write_entry(tmp_path / "models")
+    assert to_trt.main([str(folder), "--batch", "1,2,6"]) == 1
+    assert not list(folder.glob("*.plan"))
 
 
 def test_an_engine_that_does_not_open_is_no_engine(
