@@ -12,7 +12,7 @@ from export.engine_target import Target
 from export.noisy_pictures import clean_pictures, noisy_batch, noisy_clips
 from export.pictures import pictures_for
 from skipvit.artifacts import Entry
-from skipvit.picture_files import open_picture
+from skipvit.picture_files import OriginError, open_picture, pictures_in
 from skipvit.transforms import Pixels, to_rgb
 
 Batch = dict[str, npt.NDArray[Any]]
@@ -28,6 +28,20 @@ class Inputs:
     images: int
     source: str
     real: bool
+
+
+def check_pictures(target: Target, folder: Path) -> None:
+    """Looks for pictures in the user's folder before a build that would end without them.
+
+    Raises:
+        OriginError: there are none, or a plain graph has no use for them.
+    """
+    if target.entry is None:
+        raise OriginError(
+            f"{target.graph.path} is compared on random inputs, as nothing says how it takes pictures; "
+            "leave --images out"
+        )
+    pictures_in(folder)
 
 
 def inputs_for(target: Target, shapes: Shapes, folder: Path | None) -> Inputs:

@@ -41,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
     try:
+        return _status(arguments)
+    except KeyboardInterrupt:
+        print("skipvit-to-trt: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    try:
         # --help needs none of this, and the base install has neither onnx nor TensorRT.
         from export.engine_build import BuildError
         from export.engine_graph import GraphError
@@ -63,9 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = error.filename or arguments.source  # a full disk has no name
         print(f"skipvit-to-trt: {where} cannot be used: {error.strerror}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("skipvit-to-trt: interrupted; nothing was written", file=sys.stderr)
-        return 130
     return 1
 
 
@@ -74,6 +79,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from export.engine_inputs import check_pictures
     from export.engine_make import make
     from export.engine_recipe import recipe
     from export.engine_report import report
@@ -82,6 +88,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from trt_plugins.gpus import find_gpu
 
     target = open_target(arguments.source, arguments.version, arguments.precision, arguments.out)
+    if arguments.images is not None:
+        check_pictures(target, arguments.images)
     gpu = find_gpu()
     tensorrt = _tensorrt(arguments.flavor, gpu)
     shapes = profiles(target.graph, target.manifest, arguments.batch, dict(arguments.shape))

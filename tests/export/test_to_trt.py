@@ -239,6 +239,22 @@ def test_it_runs_on_a_machine_without_pytorch(entry: Path) -> None:
     assert (entry / "1" / PLAN).exists()
 
 
+def test_an_interrupt_before_the_work_begins_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a second goes by with imports."""
+
+    class Interrupt:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "export.engine_build":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "export.engine_build", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupt(), *sys.meta_path])
+    assert main(["models/x"]) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+
+
 def test_help_needs_nothing_and_a_run_says_what_it_needs() -> None:
     nothing = "onnx,onnxruntime,tensorrt,tensorrt_rtx,torch,cuda,tqdm"
     shown = without(nothing, "--help")
@@ -251,7 +267,8 @@ def test_help_needs_nothing_and_a_run_says_what_it_needs() -> None:
 
 
 def test_bad_input_gets_a_plain_message(entry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    notes = tmp_path / "notes.txt"
+    notes, net = tmp_path / "notes.txt", tmp_path / "net.onnx"
+    onnx.save(tiny_graph("fp32"), net)
     notes.write_text("no graph")
     cases = [
         ([str(tmp_path / "gone")], "is not there; give an entry such as models/digits_skipat, or an ONNX file"),
@@ -268,6 +285,8 @@ def test_bad_input_gets_a_plain_message(entry: Path, tmp_path: Path, capsys: pyt
         ([str(notes), "--out", str(tmp_path / "gone" / "x.plan")], "is no file in a folder that is there"),
         ([str(notes), "--version", "1"], "is a single file, to which --version means nothing"),
         ([str(entry), "--shape", "x=1x8x8x3"], "has no input 'x', only images"),
+        ([str(entry), "--images", str(tmp_path / "gone")], "gone cannot be read (No such file or directory)"),
+        ([str(net), "--images", str(tmp_path)], "net.onnx is compared on random inputs"),
         ([str(entry), "--shape", "images=1x9x8x3"], "input images is ?x8x8x3, which 1x9x8x3 does not fit"),
     ]
     before = names_in(entry / "1")
