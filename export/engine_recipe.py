@@ -8,11 +8,12 @@ from pathlib import Path
 from export.engine_arguments import Profile
 from export.engine_graph import GraphError
 from export.engine_job import TITLES, BuildJob, Built
-from export.engine_target import Target, sources_hash
+from export.engine_target import Target
 from skipvit.manifest import Engine, Parity
 from trt_plugins.cubins import cache_folder
 from trt_plugins.flavors import Tensorrt
 from trt_plugins.gpus import Gpu
+from trt_plugins.sources import sources_hash
 
 # Flags of a job that change the engine, and belong into its record where they are not the default.
 _OPTIONS = ("level", "workspace", "tf32", "version_compatible", "hardware_compatible", "refit", "strip")

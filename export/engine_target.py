@@ -1,7 +1,6 @@
 """Where an engine comes from and goes: an entry of a model repository, or an ONNX file that belongs to none."""
 
 import contextlib
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -192,16 +191,6 @@ def _check_out(out: Path, source: Path) -> None:
             raise GraphError(f"--out {out} would overwrite {source}; give another name")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise GraphError(f"--out {out} is no file in a folder that is there; give one such as {source.stem}.plan")
-
-
-def sources_hash() -> str:
-    """SHA-256 of all that plugins are made of: an engine that has other ones in it is another engine."""
-    root = Path(__file__).resolve().parents[1] / "trt_plugins"
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".cu", ".cuh", ".h"):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _record_of(plan: Path) -> Path:

@@ -15,6 +15,7 @@ from skipvit.manifest import Engine as EngineRecord
 from skipvit.manifest import Flavor
 from trt_plugins.flavors import Tensorrt, TensorrtMissing, open_tensorrt
 from trt_plugins.gpus import find_gpu
+from trt_plugins.sources import sources_hash
 
 _FLAGS: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}  # of skipvit-to-trt's --flavor
 # Fastest first. Each was verified within its own tolerance, so that a faster one is no worse.
@@ -77,7 +78,7 @@ def _fastest(entry: Entry, settings: Settings) -> tuple[OpenEngine, EngineInfo]:
     """The first that opens of the verified engines, CUDA and the CPU; why not the others becomes part of its why."""
     against: list[str] = []
     for record in _ranked(entry):
-        mismatch = _mismatch(record)
+        mismatch = _mismatch(entry, record)
         if mismatch:
             against.append(f"{record.file} {mismatch}")
             continue
@@ -99,7 +100,7 @@ def _fastest(entry: Entry, settings: Settings) -> tuple[OpenEngine, EngineInfo]:
     return OnnxCpuEngine.from_entry(entry), on_cpu(entry, "; ".join(against))
 
 
-def _mismatch(record: EngineRecord) -> str:
+def _mismatch(entry: Entry, record: EngineRecord) -> str:
     """What of a manifest's engine does not fit this machine, or nothing."""
     if record.status != "verified":
         return f"is {record.status}"
@@ -114,6 +115,9 @@ def _mismatch(record: EngineRecord) -> str:
         return f"cannot run: {error}"
     if record.flavor_version != version:
         return f"was verified with {record.flavor} {record.flavor_version}, here is {version}"
+    # An engine of TensorRT-RTX calls the kernels that are installed; one of full TensorRT has its own in it.
+    if record.flavor == "tensorrt-rtx" and record.options.get("plugin_sources") not in (None, sources_hash()):
+        return f"was verified with other kernels than skipvit has here; run: {record.build_command(entry.folder)}"
     return ""
 
 

@@ -26,6 +26,7 @@ from tests.serve.denoisers import write_denoiser
 from tests.serve.fake_machine import Machine, add_engine
 from tests.serve.servers import CLASSES, encoded, png, run, write_model
 from tests.trt_plugins.fake_tensorrt import denoiser
+from trt_plugins.sources import sources_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,19 @@ def test_auto_passes_over_an_engine_and_says_why(
     kind, said = chosen(folder)
     assert kind == "onnx-cpu"
     assert why in said
+
+
+def test_auto_asks_for_the_kernels_that_an_engine_was_verified_with(folder: Path, machine: Machine) -> None:
+    machine.install("tensorrt-rtx")
+    add_engine(folder, "old.plan", options={"plugin_sources": "0" * 64}, flavor="tensorrt-rtx")
+    kind, said = chosen(folder)
+    assert kind == "onnx-cpu"
+    assert "old.plan was verified with other kernels than skipvit has here" in said
+    assert command_in(said).flavor == "rtx"
+    add_engine(folder, "new.plan", options={"plugin_sources": sources_hash()}, flavor="tensorrt-rtx")
+    assert chosen(folder)[0] == "tensorrt-rtx"
+    add_engine(folder, "whole.plan", options={"plugin_sources": "0" * 64})  # full TensorRT's has its kernels in it
+    assert chosen(folder)[0] == "tensorrt"
 
 
 def test_auto_takes_the_fastest_of_several(folder: Path, machine: Machine) -> None:
