@@ -7,6 +7,7 @@ in a process: a block's shared memory is a static array.
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import shutil
 import stat
@@ -38,6 +39,8 @@ class HostError(Exception):
 
 def run(op: PluginOp, scalar: Scalar, arrays: Sequence[Array], attributes: Attributes | None = None) -> Array:
     """Launches ``op``'s kernel on the host over the whole grid.
+
+    What a GPU leaves undefined, and reading far before or behind an input, ends the program.
 
     Args:
         arrays: the inputs; float32, float16, or uint16 that hold bfloat16 bits, as ``scalar`` says.
@@ -129,9 +132,18 @@ def _function(op: PluginOp, scalar: Scalar, constants: tuple[tuple[str, int], ..
 
 
 def _aligned(array: Array) -> Array:
-    """A contiguous copy that starts at a multiple of 256 bytes, as GPU memory does."""
-    room = np.full(array.nbytes + 512, _POISON, np.uint8)  # NaN for a kernel that reads past an end
-    start = -room.ctypes.data % 256
+    """A contiguous copy that starts at a multiple of 16 bytes and ends before a page that ends who touches it.
+
+    As many bytes as the start costs, less than 16, are NaN; so is what lies before the copy on its first page.
+    """
+    size, page = -(-array.nbytes // 16) * 16, mmap.PAGESIZE
+    inside = -(-size // page) * page
+    room = np.frombuffer(mmap.mmap(-1, inside + 2 * page), np.uint8)
+    for offset in (0, page + inside):
+        if ctypes.CDLL(None).mprotect(ctypes.c_void_p(room.ctypes.data + offset), ctypes.c_size_t(page), 0):
+            raise HostError("the system refuses to guard memory")
+    room[page : page + inside] = _POISON
+    start = page + inside - size
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy

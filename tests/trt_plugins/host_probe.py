@@ -22,6 +22,10 @@ WAYS = (
     "ask a lane that is not there",
     "read a copy too early",
     "copy asynchronously",
+    "read behind",
+    "read far before",
+    "read and write without a barrier",
+    "read and write around a barrier",
 )
 SOURCE = """#include "async_copy.cuh"
 
@@ -40,6 +44,16 @@ extern "C" __global__ void ENTRY(probe)(const Scalar* x, int count, int way, Sca
     end_group();
     if (way == 9) wait_for_groups<0>();
     if (i < count) y[i] = copies[i * WIDE];
+  }
+  if (way == 10 && i == 0) y[0] = x[count];
+  if (way == 11 && i == 0) y[0] = x[-1024];
+  if (way >= 12) {  // every thread reads what another is to write
+    copies[i] = as_scalar<Scalar>(1);
+    __syncthreads();
+    const Scalar before = copies[(i + 37) % blockDim.x];
+    if (way == 13) __syncthreads();
+    copies[i] = as_scalar<Scalar>(2);
+    if (i < count) y[i] = before;
   }
 }
 """

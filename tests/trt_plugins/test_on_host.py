@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,19 @@ def test_what_a_gpu_leaves_undefined_stops_with_a_sentence(folder: Path, way: st
     _, error = stopped.communicate(timeout=120)
     assert stopped.returncode != 0
     assert f"kernel on the host: {sentence}" in error
+
+
+@pytest.mark.parametrize("way", ["read behind", "read far before"])
+def test_reading_what_is_not_an_inputs_ends_the_program(folder: Path, way: str) -> None:
+    stopped = program(folder, 32, way, TMPDIR=str(folder))
+    stopped.communicate(timeout=120)
+    assert stopped.returncode == -signal.SIGSEGV
+
+
+def test_a_missing_barrier_shows(folder: Path) -> None:
+    found = [run(folder, "read and write without a barrier", threads=256) for _ in range(8)]
+    assert not all((y == 1).all() for y in found)
+    assert all((run(folder, "read and write around a barrier", threads=256) == 1).all() for _ in range(8))
 
 
 def test_asynchronous_copies_arrive_when_waited_for(folder: Path) -> None:

@@ -3,6 +3,9 @@
 // Every thread of a block is a fiber with a stack of its own. A barrier suspends it; when all threads of its block (or of
 // its warp) have come, they go on. Blocks run one after the other, so a static array is a block's shared memory. What a
 // GPU leaves undefined stops the program with a sentence: threads of a block at different barriers, or one that left.
+// Between barriers a GPU's threads go on in any order, so here the order changes with each, forwards and backwards: what
+// one thread reads and another writes without a barrier between comes out wrong. The orders are the same in each run;
+// SKIPVIT_HOST_SEED=number gives others.
 //
 // Contexts of ucontext.h start the fibers; from then on they switch by setjmp and longjmp, which make no system call.
 #pragma once
@@ -125,11 +128,33 @@ inline void prepare(Fiber& fiber) {
   makecontext(&fiber.start, work, 0);
 }
 
+// An order of so many things: from anywhere on, round, in one direction or the other.
+class Order {
+ public:
+  explicit Order(int count) : count_(count) {
+    state = state * 1664525u + 1013904223u;
+    first_ = int((state >> 8) % uint32_t(count));
+    backwards_ = state >> 31;
+  }
+  int operator()(int i) const { return (backwards_ ? first_ + count_ - i : first_ + i) % count_; }
+
+ private:
+  static uint32_t seed() {
+    const char* const given = getenv("SKIPVIT_HOST_SEED");
+    return given ? uint32_t(strtoul(given, nullptr, 10)) : 0u;
+  }
+  static inline uint32_t state = seed();
+  int count_, first_;
+  bool backwards_;
+};
+
 // Runs the threads first..last until each is at a block's barrier or done; releases barriers of the warp on the way.
 inline void run_warp(int first, int last) {
   for (bool again = true; again;) {
     int waiting = 0, others = 0;
-    for (int i = first; i < last; ++i) {
+    const Order order(last - first);
+    for (int j = first; j < last; ++j) {
+      const int i = first + order(j - first);
       if (fibers[i].state == State::ready) resume(i);
       fibers[i].state == State::at_warp_barrier ? ++waiting : ++others;
     }
@@ -144,7 +169,12 @@ inline void run_block() {
   for (int i = 0; i < threads; ++i) fibers[i].state = State::ready;
   for (;;) {
     int waiting = 0, done = 0;
-    for (int first = 0; first < threads; first += WARP) run_warp(first, first + WARP < threads ? first + WARP : threads);
+    const int warps = (threads + WARP - 1) / WARP;
+    const Order order(warps);
+    for (int i = 0; i < warps; ++i) {
+      const int first = order(i) * WARP;
+      run_warp(first, first + WARP < threads ? first + WARP : threads);
+    }
     for (int i = 0; i < threads; ++i) fibers[i].state == State::done ? ++done : ++waiting;
     if (!waiting) return;
     if (done) stop("some threads left while others wait at __syncthreads");
