@@ -65,6 +65,16 @@ def tiny_graph(
     )
 
 
+def of_any_size(scalar: bool) -> onnx.ModelProto:
+    """x times a factor, which is an input of one value or a constant."""
+    x, y = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "width"])] for name in "xy")
+    factor = helper.make_tensor_value_info("factor", TensorProto.FLOAT, [])
+    value = [] if scalar else [helper.make_tensor("factor", TensorProto.FLOAT, [], [2.0])]
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    graph = helper.make_graph(nodes, "scaled", [*x, *([factor] if scalar else [])], y, value)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 def write_entry(root: Path, name: str = "tiny", **changes: Any) -> Path:
     """Writes version 1 in both precisions, and returns its folder; ``changes`` replace fields of the manifest."""
     (root / name).mkdir(parents=True, exist_ok=True)
