@@ -84,8 +84,9 @@ def _outcome(process: subprocess.Popen[str], progress: Progress) -> dict[str, An
 
     def read() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            messages.put(json.loads(line))
+        with contextlib.suppress(ValueError):  # it ended in the middle of a line
+            for line in process.stdout:
+                messages.put(json.loads(line))
         messages.put(None)
 
     threading.Thread(target=read, daemon=True).start()

@@ -106,6 +106,7 @@ def test_the_library_s_log_is_shown_on_request(tmp_path: Path, capfd: pytest.Cap
 DEATHS = {
     "import os; os.abort()": r"TensorRT-RTX broke down over .*chain\.onnx \(signal SIGABRT, at 'Starting TensorRT'",
     "import sys; print('out of luck', file=sys.stderr); sys.exit(3)": r"\(exit status 3, at .*saying: out of luck\)",
+    "import os; print('{\"phase\": ', end='', flush=True); os.abort()": r"\(signal SIGABRT, at 'Starting TensorRT'",
     "import sys; sys.stdin.close()": r"\(exit status 0, at 'Starting TensorRT'\)",
 }
 
