@@ -1,9 +1,11 @@
 """Compiles kernels for GPUs, on any machine: NVRTC of the wheel where it is installed, else nvcc. No GPU is needed.
 
 A cubin is machine code for one family of GPUs: unlike PTX it does not depend on how new the driver is. What was
-compiled is kept under the user's cache folder by the hash of the source, the options and the compiler.
+compiled is kept under the user's cache folder by the hash of the source, the options and the compiler, in files that
+begin with the hash of what follows.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -20,6 +22,7 @@ from trt_plugins.plugin_op import KERNELS, PluginOp, Scalar
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # Turing to Blackwell: compute capability x 10
 _FLAGS = ("--std=c++17",)
+_DIGEST = 32  # bytes of a SHA-256
 _PARAMETERS = {".u64": "pointer", ".b64": "pointer", ".u32": "int32", ".b32": "int32", ".s32": "int32"}
 
 
@@ -82,14 +85,37 @@ def _compiled(
     source = op.source.read_text(encoding="utf-8")
     key = hashlib.sha256("\0".join([compiler.version, kind, *options, headers, source]).encode()).hexdigest()[:24]
     cached = cache_folder() / f"{op.entry(scalar)}-{architecture}-{key}.{kind}"
-    if cached.is_file():
-        return cached.read_bytes()
-    code = compiler.compile(source, op.source.name, kind, [*options, f"--include-path={KERNELS}"])
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_name(f".{cached.name}.{secrets.token_hex(4)}")
-    temporary.write_bytes(code)
-    temporary.replace(cached)
+    code = _kept(cached)
+    if code is None:
+        code = compiler.compile(source, op.source.name, kind, [*options, f"--include-path={KERNELS}"])
+        _keep(cached, code)
     return code
+
+
+def _kept(path: Path) -> bytes | None:
+    """The code in a file; None if there is none, if it is damaged, or if another user may have written it."""
+    try:
+        with path.open("rb") as file:
+            found, content = os.fstat(file.fileno()), file.read()
+    except OSError:
+        return None
+    if os.name == "posix" and (found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022):
+        return None
+    digest, code = content[:_DIGEST], content[_DIGEST:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """Writes the file whole or not at all; where it cannot be written, the kernel is compiled again next time."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode=0o644)
+        temporary.write_bytes(hashlib.sha256(code).digest() + code)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def cache_folder() -> Path:
