@@ -111,6 +111,7 @@ def test_timm_is_imported_behind_its_guard_only() -> None:
 LIGHT = (
     "skipvit",
     "skipvit.artifacts",
+    "skipvit.client",
     "skipvit.clips",
     "skipvit.manifest",
     "skipvit.tiling",
