@@ -67,5 +67,8 @@ def _compared(recipe: Recipe, plan: Path, compare: bool, images: Path | None) ->
     try:
         return verified(recipe, plan, images)
     except ParityError:
-        recipe.target.withdraw(recipe.file)  # what lies there unverified, from an earlier run, is no better
+        before = recipe.target.known(recipe.file)
+        in_its_place = plan == recipe.target.folder / recipe.file
+        if in_its_place or before is None or before.status != "verified":
+            recipe.target.withdraw(recipe.file)  # what lies there unverified, from an earlier run, is no better
         raise

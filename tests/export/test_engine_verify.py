@@ -112,6 +112,20 @@ def test_an_engine_that_strays_leaves_none(
     assert not list(tmp_path.glob("net.*plan*"))
 
 
+def test_a_miss_leaves_the_engine_that_was_verified_before(
+    gpu: list[StubSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_entry(tmp_path / "models")
+    assert to_trt.main([str(folder)]) == 0
+    monkeypatch.setattr(StubSession, "change", staticmethod(strayed))
+    assert to_trt.main([str(folder), "--tf32"]) == 1
+    (engine,) = read_entry(tmp_path / "models", "tiny").manifest.engines
+    assert (engine.status, engine.options.get("tf32")) == ("verified", None)
+    monkeypatch.setattr("trt_plugins.gpus.find_gpu", lambda: Gpu("Another 9000", (9, 0)))
+    assert to_trt.main([str(folder)]) == 1  # of other silicon: built again, and the verified one stays
+    assert len(read_entry(tmp_path / "models", "tiny").manifest.engines) == 1
+
+
 @pytest.mark.parametrize("bad", StubSession.buckets)
 def test_every_size_of_batch_that_a_server_runs_is_compared(
     bad: int, gpu: list[StubSession], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
