@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.engine_arguments import Profile
 from export.engine_target import Target
 from export.noisy_pictures import clean_pictures, noisy_batch, noisy_clips
 from export.pictures import pictures_for
@@ -42,6 +43,18 @@ def check_pictures(target: Target, folder: Path) -> None:
             "leave --images out"
         )
     pictures_in(folder)
+
+
+def as_served(target: Target, shapes: Shapes) -> dict[str, Profile]:
+    """The profiles, with a denoiser's own size of tile as the usual one where they take it: what a server runs."""
+    profiles = {name: Profile(*map(tuple, shape)) for name, shape in shapes.items()}
+    if target.entry is None or target.entry.manifest.tiling is None:
+        return profiles
+    tile = target.entry.tiling.tile
+    for name, profile in profiles.items():
+        if all(low <= tile <= high for low, high in zip(profile.smallest[-3:-1], profile.largest[-3:-1], strict=True)):
+            profiles[name] = profile._replace(usual=(*profile.usual[:-3], tile, tile, profile.usual[-1]))
+    return profiles
 
 
 def inputs_for(target: Target, shapes: Shapes, folder: Path | None) -> Inputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.engine_inputs import Batch, inputs_for
+from export.engine_inputs import Batch, as_served, inputs_for
 from export.engine_job import TITLES
 from export.engine_parity import Runs, compare
 from export.engine_recipe import Recipe
@@ -35,8 +35,9 @@ def verified(recipe: Recipe, plan: Path, images: Path | None) -> tuple[Parity | 
         return None, "it was stripped of its weights"
     if not all(usual for _, usual, _ in recipe.job.profiles.values()):
         return None, "one of its inputs is a single value, and what is compared are batches"
-    inputs = inputs_for(recipe.target, recipe.job.profiles, images)
-    rows = {name: tuple(usual[1:]) for name, (_, usual, _) in recipe.job.profiles.items()}
+    profiles = as_served(recipe.target, recipe.job.profiles)
+    inputs = inputs_for(recipe.target, profiles, images)
+    rows = {name: profile.usual[1:] for name, profile in profiles.items()}
     try:
         session = gpu_session.open_session(plan, recipe.tensorrt, rows=rows)
     except EngineError as error:

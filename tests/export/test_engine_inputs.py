@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from export.engine_arguments import Profile
-from export.engine_inputs import inputs_for
+from export.engine_inputs import as_served, inputs_for
 from export.engine_target import open_target
 from skipvit.artifacts import read_entry
 from tests.export.tiny_entry import of_any_size
@@ -35,3 +35,20 @@ def test_denoisers_are_compared_on_tiles_of_their_profile(write: Callable[[Path]
     assert [batch[name].shape for batch in found.batches] == [(2, *row), (3, *row)]
     assert all(batch[name].dtype == np.uint8 and len(np.unique(batch[name])) > 50 for batch in found.batches)
     assert found.real is bool(entry.manifest.samples)
+
+
+@pytest.mark.parametrize("write", [write_denoiser, write_video_denoiser])
+def test_denoisers_are_compared_on_the_tiles_that_a_server_runs(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    entry = read_entry(tmp_path, write(tmp_path).parent.name)
+    target = open_target(entry.folder, None, None, None)
+    tile, around = entry.tiling.tile, entry.manifest.inputs[0].shape
+    frames = (entry.tiling.frames,) if len(around) == 5 else ()
+
+    def shape(batch: int, side: int) -> tuple[int, ...]:
+        return (batch, *frames, side, side, 4 if frames else 3)
+
+    (name,) = target.graph.inputs
+    wide = {name: Profile(shape(1, tile // 2), shape(2, tile // 2), shape(4, tile * 2))}
+    assert as_served(target, wide) == {name: wide[name]._replace(usual=shape(2, tile))}
+    narrow = {name: Profile(shape(1, tile * 2), shape(2, tile * 2), shape(4, tile * 4))}
+    assert as_served(target, narrow) == narrow, "no server runs it"
