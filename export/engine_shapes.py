@@ -44,8 +44,9 @@ def profiles(
 def _from_batches(name: str, axes: Sequence[int | None], manifest: Manifest | None, batches: Batches) -> Profile:
     tiling = manifest.tiling if manifest else None
     row: list[int | None] = list(axes[1:])
-    if tiling and len(row) >= 3:  # (..., height, width, channels)
+    if tiling and len(row) >= 3:  # (..., height, width, channels), before which a video has frames
         row[-3:-1] = [tiling.tile if axis is None else axis for axis in row[-3:-1]]
+        row[:-3] = [tiling.frames if axis is None else axis for axis in row[:-3]]
     if None in row:
         example = "x".join(str(axis or 64) for axis in row)
         raise GraphError(

@@ -43,6 +43,12 @@ CASES: list[tuple[Task, Tiling | None, tuple[int | None, ...], Profile]] = [
         (None, 5, None, None, 4),
         Profile((1, 5, 48, 48, 4), (1, 5, 48, 48, 4), (2, 5, 48, 48, 4)),
     ),
+    (
+        "video-denoising",
+        Tiling(tile=48, halo=8, multiple=16, frames=5),
+        (None, None, None, None, 4),
+        Profile((1, 5, 48, 48, 4), (1, 5, 48, 48, 4), (2, 5, 48, 48, 4)),
+    ),
 ]
 
 
