@@ -26,6 +26,7 @@ WAYS = (
     "read far before",
     "read and write without a barrier",
     "read and write around a barrier",
+    "read shared memory that nobody wrote",
 )
 SOURCE = """#include "async_copy.cuh"
 
@@ -47,7 +48,8 @@ extern "C" __global__ void ENTRY(probe)(const Scalar* x, int count, int way, Sca
   }
   if (way == 10 && i == 0) y[0] = x[count];
   if (way == 11 && i == 0) y[0] = x[-1024];
-  if (way >= 12) {  // every thread reads what another is to write
+  if (way == 14 && i < count) y[i] = copies[i];
+  if (way == 12 || way == 13) {  // every thread reads what another is to write
     copies[i] = as_scalar<Scalar>(1);
     __syncthreads();
     const Scalar before = copies[(i + 37) % blockDim.x];

@@ -87,6 +87,12 @@ def test_a_missing_barrier_shows(folder: Path) -> None:
     assert all((run(folder, "read and write around a barrier", threads=256) == 1).all() for _ in range(8))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only its linker tells where shared memory lies")
+def test_shared_memory_is_not_zero(folder: Path) -> None:
+    run(folder, "read and write around a barrier")
+    assert np.isnan(run(folder, "read shared memory that nobody wrote")).all()
+
+
 def test_asynchronous_copies_arrive_when_waited_for(folder: Path) -> None:
     assert np.isnan(run(folder, "read a copy too early")).all()
     assert np.array_equal(run(folder, "copy asynchronously"), [1, 0] * 4)  # odd threads copy zeros

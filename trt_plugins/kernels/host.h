@@ -27,7 +27,12 @@
 #define __restrict__ __restrict
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#ifdef __ELF__  // whose linkers tell where such a section begins and ends
+#define __shared__ static __attribute__((section("shared_memory")))
+extern "C" __attribute__((weak, visibility("hidden"))) uint16_t __start_shared_memory[], __stop_shared_memory[];
+#else
 #define __shared__ static
+#endif
 
 namespace host {
 
@@ -59,6 +64,7 @@ inline uint16_t float_to_half(float x) {
 constexpr int WARP = 32;
 constexpr int MOST_THREADS = 1024;  // of a block, on every GPU
 constexpr size_t STACK = 64 << 10;
+constexpr uint16_t NAN_BITS = 0x7fc1;  // NaN in float16 and bfloat16, and two of them in float32
 enum class State { ready, at_warp_barrier, at_block_barrier, done };
 
 struct Fiber {
@@ -166,6 +172,9 @@ inline void run_warp(int first, int last) {
 
 inline void run_block() {
   const int threads = block.threads;
+#ifdef __ELF__
+  for (uint16_t* at = __start_shared_memory; at < __stop_shared_memory; ++at) *at = NAN_BITS;  // a GPU's holds anything
+#endif
   for (int i = 0; i < threads; ++i) fibers[i].state = State::ready;
   for (;;) {
     int waiting = 0, done = 0;
@@ -242,7 +251,7 @@ void gather_lanes(T mine, T (&all)[WARP]) {
 inline void copy_later(const void* from, int bytes, void* to, int size) {
   if (size_t(from) % size_t(size) || size_t(to) % size_t(size)) stop("a copy's address is not aligned");
   if (bytes < 0 || bytes > size) stop("a copy has more bytes than its size, or fewer than none");
-  for (int i = 0; i < size / 2; ++i) static_cast<uint16_t*>(to)[i] = 0x7fc1u;  // NaN for who reads too early
+  for (int i = 0; i < size / 2; ++i) static_cast<uint16_t*>(to)[i] = NAN_BITS;  // for who reads too early
   copies[block.current].push_back({from, bytes, to, size, groups[block.current]});
 }
 inline void end_group() { ++groups[block.current]; }
