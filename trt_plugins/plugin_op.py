@@ -85,6 +85,18 @@ class PluginOp:
         return SCALAR_OF_TYPE[types[0]]
 
 
+def check_equal(what: str, *dims: Dim) -> None:
+    """Raises ValueError unless those of ``dims`` that are known already are one number; a kernel relies on it."""
+    if len({dim for dim in dims if isinstance(dim, int)}) > 1:
+        raise ValueError(f"{what} must agree; they are {', '.join(map(str, dims))}")
+
+
+def check_heads(name: str, channels: Dim, heads: Dim) -> None:
+    """Raises ValueError unless there are heads, and they divide the channels, as far as both are known."""
+    if isinstance(heads, int) and (heads < 1 or (isinstance(channels, int) and channels % heads)):
+        raise ValueError(f"{name} got {channels} channels for {heads} heads; the heads must divide them")
+
+
 def cdiv(dividend: Dim, divisor: Dim) -> Dim:
     """The quotient rounded up, of ints and of symbols."""
     return (dividend + (divisor - 1)) // divisor

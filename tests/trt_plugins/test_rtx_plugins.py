@@ -67,6 +67,12 @@ def test_a_wrong_rank_is_told_with_the_inputs_name(tmp_path: Path) -> None:
     assert "StaticAttention's matrix must have 3 dimensions, not 2" in said
 
 
+def test_shapes_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    text, said = refusal(graph_of(matrix=(2, 12, 11)), tmp_path)
+    assert "output shape computation failed" in text
+    assert "StaticAttention's tokens and its matrix's columns must agree; they are 12, 11" in said
+
+
 def test_inputs_of_two_types_are_told(tmp_path: Path) -> None:
     graph = graph_of()
     (matrix,) = graph.graph.initializer

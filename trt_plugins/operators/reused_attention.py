@@ -1,11 +1,16 @@
 """ReusedAttention for TensorRT; the op is skipvit.ops.reused_attention, the kernel kernels/reused_attention.cu."""
 
 from trt_plugins.operators import token_matrix
-from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes
+from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes, check_equal, check_heads
 
 
-def _output_shape(shapes: Shapes, _: Attributes) -> tuple[Dim, ...]:
-    return tuple(shapes[1])
+def _output_shape(shapes: Shapes, attributes: Attributes) -> tuple[Dim, ...]:
+    (images, heads, rows, columns), (batch, tokens, channels) = shapes
+    check_heads("ReusedAttention", channels, attributes["num_heads"])
+    check_equal("ReusedAttention's num_heads and its attention's heads", attributes["num_heads"], heads)
+    check_equal("ReusedAttention's tokens and its attention's rows and columns", tokens, rows, columns)
+    check_equal("ReusedAttention's images and its attention's", batch, images)
+    return (batch, tokens, channels)
 
 
 def _tiles(shapes: Shapes) -> token_matrix.Tiles:

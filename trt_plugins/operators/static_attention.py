@@ -1,11 +1,15 @@
 """StaticAttention for TensorRT; the op is skipvit.ops.static_attention, the kernel kernels/static_attention.cu."""
 
 from trt_plugins.operators import token_matrix
-from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes
+from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes, check_equal, check_heads
 
 
-def _output_shape(shapes: Shapes, _: Attributes) -> tuple[Dim, ...]:
-    (batch, _tokens, channels), matrix = shapes
+def _output_shape(shapes: Shapes, attributes: Attributes) -> tuple[Dim, ...]:
+    (batch, tokens, channels), matrix = shapes
+    heads = attributes["num_heads"]
+    check_heads("StaticAttention", channels, heads)
+    check_equal("StaticAttention's num_heads and its matrix's heads", heads, matrix[0])
+    check_equal("StaticAttention's tokens and its matrix's columns", tokens, matrix[2])
     return (batch, matrix[1], channels)
 
 

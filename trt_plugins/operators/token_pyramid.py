@@ -1,12 +1,18 @@
 """TokenPyramid for TensorRT; the op is skipvit.ops.token_pyramid, the kernel kernels/token_pyramid.cu."""
 
 from trt_plugins.operators import token_matrix
-from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes
+from trt_plugins.plugin_op import Attributes, Dim, Launch, PluginOp, Shapes, check_equal
 
 
 def _output_shape(shapes: Shapes, attributes: Attributes) -> tuple[Dim, ...]:
-    (batch, _tokens, channels), matrix = shapes
-    return (batch, attributes["num_prefix"] + matrix[-2], channels)
+    (batch, tokens, channels), matrix = shapes
+    prefix = attributes["num_prefix"]
+    if isinstance(prefix, int) and prefix < 0:
+        raise ValueError(f"TokenPyramid's num_prefix must be 0 or more; it is {prefix}")
+    check_equal("TokenPyramid's tokens and its prefix plus its matrix's columns", tokens, prefix + matrix[-1])
+    if len(matrix) == 3:
+        check_equal("TokenPyramid's images and its matrices", batch, matrix[0])
+    return (batch, prefix + matrix[-2], channels)
 
 
 def _tiles(shapes: Shapes) -> token_matrix.Tiles:
