@@ -72,7 +72,7 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
         return Health(status=repository.state)
 
     async def models() -> ModelList:
-        """Every model with its size, cost and evaluation, what runs it, and how close that is to PyTorch."""
+        """Every model with its size, cost and evaluation, what runs it, and how close its files come to PyTorch."""
         return ModelList(models=[_info(model) for model in repository.models.values()])
 
     app.get("/livez", summary="Is it alive?", responses=_DEAD, tags=["probes"])(livez)
@@ -100,5 +100,11 @@ def _info(model: ServedModel) -> ModelInfo:
         max_batch=model.batcher.max_batch,
         engine=model.engine_info,
         evaluation=manifest.evaluation,
-        parity=list(manifest.parity),
+        parity=[*manifest.parity, *_engine_parity(model)],
     )
+
+
+def _engine_parity(model: ServedModel) -> list[Parity]:
+    """How close the TensorRT engine that runs a model is to the file it was made from, or nothing."""
+    running = model.engine_info.file
+    return [engine.parity for engine in model.entry.manifest.engines if engine.file == running and engine.parity]

@@ -174,6 +174,7 @@ def test_a_model_that_cannot_be_had_closes_those_before_it(tmp_path: Path, machi
 def test_the_server_runs_an_engine_and_says_so(folder: Path, machine: Machine) -> None:
     """Classifications through the app, two engine threads and padded buckets."""
     add_engine(folder)
+    add_engine(folder, "other.plan", precision="fp32")  # which does not run
 
     async def scenario(client: httpx.AsyncClient) -> None:
         [model] = (await client.get("/v1/models")).json()["models"]
@@ -182,6 +183,7 @@ def test_the_server_runs_an_engine_and_says_so(folder: Path, machine: Machine) -
             "why": "it is the fastest that is verified here",
         }  # fmt: skip
         assert model["max_batch"] == 8, "the engine's largest batch"
+        assert [parity["file"] for parity in model["parity"]][-1] == "model.fp16.plan"
         for level in (0, 85, 170, 255):
             answer = await client.post("/v1/classify", content=png(level), headers={"Content-Type": "image/png"})
             assert answer.status_code == 200
