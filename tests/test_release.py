@@ -36,6 +36,7 @@ def test_every_console_command_answers_help(capsys: object) -> None:
         "skipvit-to-onnx",
         "skipvit-to-trt",
         "skipvit-serve",
+        "skipvit-client",
         "skipvit-bench",
     }
     for target in scripts.values():
