@@ -1,7 +1,9 @@
 """One engine from recipe to place: found there, or built, compared, and published; or nothing is left of it."""
 
 import dataclasses
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from export.engine_verify import verified
 from export.measures import ParityError
 from skipvit.manifest import Engine, Parity
 from skipvit.publishing import why_unwritable
+
+_BUILDING = ".building-"
+_LONGEST_S = 24 * 3600  # no build takes longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +58,20 @@ def make(recipe: Recipe, *, force: bool, compare: bool, images: Path | None) -> 
             known = recipe.verified(known, parity)
             recipe.target.publish(place, known)
         return Made(known, place, None, why_not)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=recipe.target.folder) as folder:
+    _sweep(recipe.target.folder)
+    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=recipe.target.folder) as folder:
         plan = Path(folder) / recipe.file
         built = build(dataclasses.replace(recipe.job, plan=str(plan)), recipe.file)
         parity, why_not = _compared(recipe, plan, compare, images)
         engine = recipe.record(built, parity)
         return Made(engine, recipe.target.publish(plan, engine), built.layers, why_not)
+
+
+def _sweep(folder: Path) -> None:
+    """Takes away what runs that were killed left behind; one that is younger may still build."""
+    for left in folder.glob(f"{_BUILDING}*"):
+        if time.time() - left.stat().st_mtime > _LONGEST_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _compared(recipe: Recipe, plan: Path, compare: bool, images: Path | None) -> tuple[Parity | None, str]:

@@ -1,6 +1,7 @@
 """The program with a GPU that is a stub: what agrees is verified and what strays leaves no engine."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,17 @@ def test_an_engine_that_strays_leaves_none(
     onnx.save(tiny_graph("fp32"), tmp_path / "net.onnx")
     assert to_trt.main([str(tmp_path / "net.onnx")]) == 1
     assert not list(tmp_path.glob("net.*plan*"))
+
+
+def test_what_a_killed_run_left_behind_is_taken_away(gpu: list[StubSession], tmp_path: Path) -> None:
+    folder = write_entry(tmp_path / "models")
+    old, young = folder / ".building-old", folder / ".building-young"
+    for left in (old, young):
+        left.mkdir()
+        (left / "model.fp16.sm90.plan").write_bytes(b"half a plan")
+    os.utime(old, (0, 0))
+    assert to_trt.main([str(folder)]) == 0
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_a_miss_leaves_the_engine_that_was_verified_before(
