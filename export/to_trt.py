@@ -13,7 +13,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _MAX_LEVEL = 5
+_MAX_WORKSPACE_MIB = 1 << 24  # 16 TiB
 _BUILD_FLAGS = (
     "plugin_code", "timing_cache", "level", "tf32", "version_compatible", "hardware_compatible", "refit", "strip",
     "verbose",
@@ -160,8 +161,19 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
 def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--timing-cache", type=Path, metavar="FILE", help="what was timed before (default: in the user's cache folder)")
-    add("--opt-level", dest="level", type=_level, metavar="0..5", help="how long to search (default: TensorRT's, 3)")
-    add("--workspace", type=whole(1), metavar="MIB", help="most scratch memory (default: the GPU's)")
+    add(
+        "--opt-level",
+        dest="level",
+        type=_between(0, _MAX_LEVEL),
+        metavar="0..5",
+        help="how long to search (default: TensorRT's, 3)",
+    )
+    add(
+        "--workspace",
+        type=_between(1, _MAX_WORKSPACE_MIB),
+        metavar="MIB",
+        help="most scratch memory (default: the GPU's)",
+    )
     add("--tf32", action="store_true", help="let float32 products round to TF32: faster, and less exact")
     add("--version-compatible", action="store_true", help="an engine that later versions of TensorRT run too")
     add("--hardware-compatible", action="store_true", help="an engine for Ampere GPUs and later ones")
@@ -169,11 +181,16 @@ def _add_build_flags(parser: argparse.ArgumentParser) -> None:
     add("--strip", action="store_true", help="an engine without its weights, which are put in before it runs")
 
 
-def _level(text: str) -> int:
-    level = whole(0)(text)
-    if level > _MAX_LEVEL:
-        raise argparse.ArgumentTypeError(f"needs 0 to {_MAX_LEVEL}, got {text!r}")
-    return level
+def _between(smallest: int, largest: int) -> Callable[[str], int]:
+    """For argparse's ``type``."""
+
+    def parse(text: str) -> int:
+        value = whole(smallest)(text)
+        if value > largest:
+            raise argparse.ArgumentTypeError(f"needs {smallest} to {largest}, got {text!r}")
+        return value
+
+    return parse
 
 
 if __name__ == "__main__":

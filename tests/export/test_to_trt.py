@@ -301,7 +301,10 @@ def test_bad_input_gets_a_plain_message(entry: Path, tmp_path: Path, capsys: pyt
     assert names_in(entry / "1") == before
 
 
-@pytest.mark.parametrize("options", [["--batch", "0"], ["--opt-level", "6"], ["--workspace", "0"], ["--shape", "x"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--batch", "0"], ["--opt-level", "6"], ["--workspace", "0"], ["--workspace", "9" * 20], ["--shape", "x"]],
+)
 def test_bad_options_are_usage_errors(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["x", *options])
