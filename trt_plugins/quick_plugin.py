@@ -70,6 +70,8 @@ def _describe(trtp: Any, op: PluginOp, *given: Any) -> Any:
     op.check_ranks([len(tensor.shape_expr) for tensor in tensors])
     _scalar(op, tensors)
     output = op.output_shape(_shapes(trtp, tensors), attributes)
+    if any(dim.is_fake for tensor in tensors for dim in tensor.shape_expr):  # only the type is asked for
+        output = tuple(trtp.ShapeExpr() for _ in output)
     return trtp.from_shape_expr(tuple(map(expression_of, output)), tensors[0].dtype)
 
 
@@ -102,7 +104,8 @@ def _code(op: PluginOp, scalar: Scalar, code: Code, constants: dict[str, int]) -
 def _parted(op: PluginOp, given: Sequence[Any]) -> tuple[Sequence[Any], Attributes]:
     """Inputs and attributes of a call, without the outputs and the tactic that may follow."""
     count = len(op.inputs)
-    return given[:count], dict(zip(op.attributes, given[count : count + len(op.attributes)], strict=True))
+    attributes = map(int, given[count : count + len(op.attributes)])
+    return given[:count], dict(zip(op.attributes, attributes, strict=True))
 
 
 def _scalar(op: PluginOp, tensors: Sequence[Any]) -> Scalar:
@@ -111,6 +114,10 @@ def _scalar(op: PluginOp, tensors: Sequence[Any]) -> Scalar:
 
 def _shapes(trtp: Any, tensors: Sequence[Any]) -> list[tuple[int | Symbol, ...]]:
     def combine(operation: Operation, left: Any, right: Any) -> Any:
+        # TensorRT takes a stand-in on the left only. Of an int no expression may be made then: the builder that it
+        # would ask is that of the plugin before, or gone.
+        if any(isinstance(operand, trtp.ShapeExpr) and operand.is_fake for operand in (left, right)):
+            return trtp.ShapeExpr()
         # An int has none of TensorRT's operators, so the left one becomes an expression.
         return _OPERATORS[operation](trtp.ShapeExpr(left) if isinstance(left, int) else left, right)
 

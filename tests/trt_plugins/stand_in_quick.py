@@ -36,8 +36,10 @@ class ShapeExpr:
 
     def _of(self, other: "int | ShapeExpr", function: Callable[[int, int], int]) -> "ShapeExpr":
         right = other if isinstance(other, ShapeExpr) else ShapeExpr(other)
-        if self.value is None or right.value is None:
+        if self.value is None:
             return ShapeExpr()
+        if right.value is None:  # TensorRT asks its builder for the operation, and a stand-in has no expression
+            raise TypeError("operation(): incompatible function arguments")
         return ShapeExpr(function(self.value, right.value), self.is_constant and right.is_constant)
 
 
