@@ -125,7 +125,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     said = error if isinstance(error, RequestError) else _explain(request, error)
     headers = {**(getattr(error, "headers", None) or {}), **said.headers}
     status = getattr(error, "status_code", said.status)
-    return Response(said.body(request.scope[REQUEST_ID]), status, headers=headers, media_type="application/json")
+    return Response(said.body(request.scope[REQUEST_ID], request.scope["path"]), status, headers=headers, media_type="application/json")
 
 
 def _explain(request: Request, error: Exception) -> RequestError:

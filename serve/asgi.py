@@ -173,10 +173,10 @@ async def send_pieces(send: Send, body: bytes, timeout_s: float) -> None:
             raise ClientGone from None
 
 
-async def send_error(send: Send, error: RequestError, request_id: str, body: Body | None = None) -> None:
+async def send_error(send: Send, error: RequestError, request_id: str, path: str, body: Body | None = None) -> None:
     """Sends an error; if it closes the connection on an unread body, it lingers first."""
     linger = body is not None and not body.complete and error.headers.get("Connection") == "close"
-    await send_json(send, error.status, error.body(request_id), error.headers, more=linger)
+    await send_json(send, error.status, error.body(request_id, path), error.headers, more=linger)
     if body is not None and linger:
         await body.discard()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

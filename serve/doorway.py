@@ -20,7 +20,8 @@ from serve.metrics import Metrics, Outcome
 logger = logging.getLogger("serve.access")
 
 REQUEST_ID = "skipvit.request_id"
-# What a route leaves here ends up in the access log; "model" also labels the request's metrics.
+# What a route leaves here ends up in the access log; "model" also labels the request's metrics, and "route" stands
+# there for the path of a route that has many.
 NOTES = "skipvit.notes"
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,18 +64,19 @@ class Doorway:
             # By the server itself, when the time to drain is over: the client is still there, and can be told.
             if status != _CLIENT_CLOSED:
                 raise
-            await send_error(send_with_headers, _shutting_down(), request_id)
+            await send_error(send_with_headers, _shutting_down(), request_id, scope["path"])
         except Exception as error:  # the last line of defence: logged in full, answered without internals
             logger.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             if status == _CLIENT_CLOSED:
-                await send_error(send_with_headers, internal_error(), request_id)
+                await send_error(send_with_headers, internal_error(), request_id, scope["path"])
         finally:
             self._metrics.in_flight -= 1
             self._record(scope, status, time.perf_counter() - started, notes)
 
     def _record(self, scope: Scope, status: int, seconds: float, notes: dict[str, Any]) -> None:
         path = scope["path"]
-        route = path if path in self._routes else "other"
+        route = notes.pop("route", path)
+        route = route if route in self._routes else "other"
         self._metrics.request(notes.get("model", ""), notes.get("version", ""), route, outcome_of(status))
         if self._access_log and logger.isEnabledFor(logging.INFO):
             fields = {

@@ -3,6 +3,7 @@
     RequestError
     ├── BadImage           400  empty, truncated, not an image, contradicting its own header
     ├── BadVideo           400  the same of a clip, or a frame rate that cannot be
+    ├── BadTensor          400  a request of the Open Inference Protocol that contradicts itself or its model
     ├── NotFound           404  no such model or path
     ├── WrongMethod        405  the path exists, the method does not
     ├── NotAcceptable      406  none of the types that the client accepts can be made
@@ -15,7 +16,7 @@
     └── NotReady           503  warming up, draining, or an engine died
 
 Every body reads ``{"error": {"code", "message", "hint"}, "id"}``: the message says what came and what was needed, the
-hint says what to do.
+hint says what to do. Under /v2, the Open Inference Protocol, it reads ``{"error": "message; hint"}``.
 """
 
 import difflib
@@ -23,6 +24,8 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import orjson
+
+OIP = "/v2"  # where the Open Inference Protocol lives
 
 
 class RequestError(Exception):
@@ -40,7 +43,10 @@ class RequestError(Exception):
     def as_dict(self) -> dict[str, str]:
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
-    def body(self, request_id: str) -> bytes:
+    def body(self, request_id: str, path: str) -> bytes:
+        """The JSON that says it, in the shape that clients of ``path`` read."""
+        if path == OIP or path.startswith(f"{OIP}/"):
+            return orjson.dumps({"error": f"{self.message}; {self.hint}"})
         return orjson.dumps({"error": self.as_dict(), "id": request_id})
 
 
@@ -52,6 +58,12 @@ class BadImage(RequestError):
 
 class BadVideo(RequestError):
     """The bytes are no clip that can be read."""
+
+    status = 400
+
+
+class BadTensor(RequestError):
+    """A request of the Open Inference Protocol contradicts itself or its model."""
 
     status = 400
 

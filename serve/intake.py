@@ -86,7 +86,7 @@ class Intake:
         except RequestError as error:
             if error.status in (413, 429, 503):
                 self._metrics.rejected(error.code)
-            await send_error(send, error, scope[REQUEST_ID], body)
+            await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
         finally:
             body.release()
             self._metrics.stage("total", time.perf_counter() - started)
