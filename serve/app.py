@@ -20,10 +20,13 @@ from serve.denoise_video import DenoiseVideo
 from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.metrics import Metrics
+from serve.oip_infer import Infer
+from serve.oip_routes import OipStatus, oip_routes
 from serve.openapi import openapi_of
 from serve.openapi_classify import CLASSIFY
 from serve.openapi_denoise import DENOISE
 from serve.openapi_denoise_video import DENOISE_VIDEO
+from serve.openapi_oip import OIP_ROUTES
 from serve.pages import page_routes
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
@@ -46,6 +49,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     classify = Classify(settings, repository, admission, decoding, metrics)
     denoise = Denoise(settings, repository, admission, metrics)
     denoise_video = DenoiseVideo(settings, repository, admission, metrics)
+    infer = Infer(settings, repository, admission, decoding, denoise, metrics)
     _watch(metrics, repository, decoding)
 
     @asynccontextmanager
@@ -81,6 +85,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     app.router.routes[:0] = [
         Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
     ]
+    app.router.routes.extend(oip_routes(OipStatus(settings, repository, admission, infer), infer))
     add_status_routes(app, repository)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
@@ -89,6 +94,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         ROUTES["classification"]: CLASSIFY,
         ROUTES["denoising"]: DENOISE,
         ROUTES["video-denoising"]: DENOISE_VIDEO,
+        **OIP_ROUTES,
     }
     app.openapi = openapi_of(app, described)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
@@ -125,7 +131,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     said = error if isinstance(error, RequestError) else _explain(request, error)
     headers = {**(getattr(error, "headers", None) or {}), **said.headers}
     status = getattr(error, "status_code", said.status)
-    return Response(said.body(request.scope[REQUEST_ID], request.scope["path"]), status, headers=headers, media_type="application/json")
+    return Response(
+        said.body(request.scope[REQUEST_ID], request.scope["path"]),
+        status,
+        headers=headers,
+        media_type="application/json",
+    )
 
 
 def _explain(request: Request, error: Exception) -> RequestError:

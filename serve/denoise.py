@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from starlette.types import Receive, Scope, Send
 
@@ -39,14 +39,14 @@ class Denoise:
 
     def __init__(self, settings: Settings, repository: Repository, admission: Admission, metrics: Metrics) -> None:
         self._settings = settings
-        self._pictures = Places(settings.max_in_flight, "pictures")
+        self.pictures = Places(settings.max_in_flight, "pictures")
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_pixels, settings.max_frames)
-        self._pixels = Places(settings.pixels_in_flight, "pixels")
+        self.pixels = Places(settings.pixels_in_flight, "pixels")
         wanted = Wanted(DENOISE_PARAMETERS, 1)
-        self._intake = Intake(settings, repository, admission, self._pictures, metrics, "denoising", wanted)
+        self._intake = Intake(settings, repository, admission, self.pictures, metrics, "denoising", wanted)
         self._threads = ThreadPoolExecutor(settings.max_in_flight, thread_name_prefix="denoise")
-        self._unfinished: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._intake.serve(scope, receive, send, self._answer)
@@ -57,13 +57,18 @@ class Denoise:
             await asyncio.wait(self._unfinished, timeout=_CLOSE_WITHIN_S)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def watch(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Starts work that ``close`` waits for, whoever has stopped waiting by then."""
+        task = asyncio.create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return task
+
     async def _answer(self, order: Order) -> None:
         job = _Job(order, parse_quality(order.parameters.get("quality")))
         # A picture is decoded and encoded in one go. When its client hangs up meanwhile, the job ends by itself a
         # little later, and gives back only then what it holds.
-        task = asyncio.create_task(self._work(job))
-        self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
+        task = self.watch(self._work(job))
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
 
@@ -83,34 +88,35 @@ class Denoise:
         await self._send(job)
 
     async def _work(self, job: "_Job") -> None:
-        self._pictures.admit(1)
+        self.pictures.admit(1)
         answered = 0
         try:
             await self._restore(job)
             answered = 1
         finally:
-            self._pictures.release(1, answered)
+            self.pictures.release(1, answered)
 
     async def _restore(self, job: "_Job") -> None:
         picture = job.order.pictures.pop()
-        opened = await self._in_thread(OpenedPicture, picture.data, picture.name, self._limits)
+        opened = await self.in_thread(OpenedPicture, picture.data, picture.name, self._limits)
         size = opened.width * opened.height
         job.prepare(opened.width, opened.height, self._settings)
-        self._pixels.admit(size)
+        self.pixels.admit(size)
         restored = 0
         try:
             started = time.perf_counter()
-            photograph = await self._in_thread(opened.decode)
+            photograph = await self.in_thread(opened.decode)
             job.times["decode"] = time.perf_counter() - started
             del picture, opened  # the encoded picture, which is no longer needed
             job.order.body.release()
-            await self._in_thread(job.restore, photograph)
-            await self._in_thread(job.encode, photograph)
+            await self.in_thread(job.restore, photograph)
+            await self.in_thread(job.encode, photograph)
             restored = size
         finally:
-            self._pixels.release(size, restored)
+            self.pixels.release(size, restored)
 
-    async def _in_thread(self, step: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+    async def in_thread(self, step: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
+        """Runs one step of a picture in a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, step, *arguments)
 
     async def _send(self, job: "_Job") -> None:

@@ -51,15 +51,17 @@ _SCHEMAS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RouteDescription:
-    """One route: what is the same for its POST and PUT but their operation id, and the schemas that it refers to."""
+    """One route: what is the same for its methods but their operation id, and the schemas that it refers to."""
 
     name: str
     operation: Mapping[str, Any]
     schemas: Mapping[str, Any] = field(default_factory=dict)
+    methods: tuple[str, ...] = ("post", "put")
 
     def operations(self) -> dict[str, Any]:
-        """Both methods, as OpenAPI wants them."""
-        names = {"post": self.name, "put": f"{self.name}_put"}
+        """All methods, as OpenAPI wants them."""
+        first = self.methods[0]
+        names = {method: self.name if method == first else f"{self.name}_{method}" for method in self.methods}
         return {method: {**self.operation, "operationId": name} for method, name in names.items()}
 
 

@@ -23,12 +23,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One encoded picture, the ticket that carries it, and where its pixels go."""
+    """One encoded picture, the ticket that carries it, and where its pixels go.
+
+    Without ``preprocessing``, the ticket has its pixels already and passes through in its turn.
+    """
 
     ticket: Ticket
     data: bytes
     name: str | None
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     batcher: Batcher
 
 
@@ -82,7 +85,8 @@ class DecodeStage:
         ticket = job.ticket
         started = ticket.begin()
         try:
-            ticket.pixels = decode(job.data, job.preprocessing, self._limits, job.name)
+            if job.preprocessing is not None:
+                ticket.pixels = decode(job.data, job.preprocessing, self._limits, job.name)
         except RequestError as error:
             ticket.error = error
         except Exception as error:  # our own mistake fails one picture, never the thread that serves the rest

@@ -8,6 +8,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
+from serve.oip_infer import INFER
+from serve.openapi_oip import OIP_ROUTES
 from serve.tasks import ROUTES, SAMPLE
 from tests.serve.servers import png
 
@@ -28,6 +30,8 @@ OPERATIONS = [
     ("GET", "/readyz", POSITIVE),
     ("GET", "/v1/models", POSITIVE),
     ("GET", SAMPLE, POSITIVE),
+    *((method.upper(), path, POSITIVE) for path, route in OIP_ROUTES.items() for method in route.methods),
+    ("POST", INFER, NEGATIVE),
 ]
 # Random bytes are no picture and a random name no model: what fits the schema may well be refused.
 IGNORED = [schemathesis.checks.positive_data_acceptance]
@@ -59,9 +63,23 @@ def test_real_answers_have_the_described_shape(api: Any, url: str) -> None:
     api[CLASSIFY]["POST"].validate_response(response)
 
 
+def test_answers_of_the_open_inference_protocol_have_the_described_shape(api: Any, url: str) -> None:
+    pixels = {"name": "image", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [9] * 192}
+    for outputs in ([], [{"name": "probabilities", "parameters": {"classification": 2}}]):
+        response = httpx.post(url + INFER.format(name="shades"), json={"inputs": [pixels], "outputs": outputs})
+        assert response.status_code == 200
+        api[INFER]["POST"].validate_response(response)
+    for path, route in OIP_ROUTES.items():
+        if "get" in route.methods:
+            response = httpx.get(url + path.format(name="shades", version="1"))
+            assert response.status_code == 200
+            api[path]["GET"].validate_response(response)
+    api["/v2/repository/index"]["POST"].validate_response(httpx.post(f"{url}/v2/repository/index"))
+
+
 def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
     spec = httpx.get(f"{url}/openapi.json").json()
-    assert list(spec["paths"]) == [CLASSIFY, DENOISE, VIDEO, "/livez", "/readyz", "/v1/models", SAMPLE]
+    assert list(spec["paths"]) == [CLASSIFY, DENOISE, VIDEO, *OIP_ROUTES, "/livez", "/readyz", "/v1/models", SAMPLE]
     post = spec["paths"][CLASSIFY]["post"]
     assert set(post["requestBody"]["content"]) == {
         "image/*",

@@ -1,0 +1,229 @@
+"""POST /v2/models/{name}[/versions/{version}]/infer: tensors in, tensors out, through the batchers of all routes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from starlette.types import Receive, Scope, Send
+
+from serve.admission import Admission, Places
+from serve.asgi import Body, ClientGone, header, header_list, send_bytes, send_error
+from serve.denoise import Denoise
+from serve.doorway import NOTES, REQUEST_ID
+from serve.errors import BadTensor, NotReady, RequestError, TooLarge, internal_error, quoted
+from serve.intake import NOT_READY
+from serve.metrics import Metrics
+from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
+from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
+from serve.oip_models import find_model, input_name, input_row, output_name, output_type
+from serve.oip_restore import PictureRunner
+from serve.oip_rows import Row, RowRunner, stacked
+from serve.oip_stats import Statistics
+from serve.oip_tensors import BYTES, Array, Tensor
+from serve.pipeline import DecodeStage
+from serve.repository import Repository, ServedModel
+from serve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+INFER = "/v2/models/{name}/infer"
+# JSON of this size takes milliseconds to parse and many times its size in memory: one at a time, off the event loop.
+_PARSE_IN_THREAD_BYTES = 128 << 10
+
+
+class Infer:
+    """Reads, runs, answers. Whatever goes wrong is said in the protocol's one-string errors."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        admission: Admission,
+        decoding: DecodeStage,
+        denoise: Denoise,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._admission = admission
+        self._pictures = denoise.pictures
+        self._metrics = metrics
+        self.statistics = Statistics()
+        self._rows = RowRunner(decoding, metrics)
+        self._restore = PictureRunner(settings, denoise, metrics, self.statistics)
+        self._parsing = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        scope[NOTES]["route"] = INFER
+        body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
+        try:
+            await self._answer(scope, receive, send, body, started)
+        except RequestError as error:
+            if error.status in (413, 429, 503):
+                self._metrics.rejected(error.code)
+            await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
+        finally:
+            body.release()
+            self._metrics.stage("total", time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> None:
+        state = self._repository.state
+        if state in NOT_READY:
+            raise NotReady(NOT_READY[state])
+        parameters = scope["path_params"]
+        model = find_model(self._repository, parameters["name"], parameters.get("version"))
+        scope[NOTES].update(model=model.name, version=model.version)
+        try:
+            answer, json_size, rows = await self._infer(scope, receive, body, model)
+        except RequestError:
+            self.statistics.failed(model, time.perf_counter() - started)
+            raise
+        encode_started = time.perf_counter()
+        answer, coding = await compressed(answer, preferred_coding(header_list(scope, b"accept-encoding")))
+        headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding", **coding}
+        if json_size is not None:
+            headers["Content-Type"] = "application/octet-stream"
+            headers["Inference-Header-Content-Length"] = str(json_size)
+        now = time.perf_counter()
+        self.statistics.succeeded(model, now - started, rows, now - encode_started)
+        await send_bytes(send, answer, headers, self._settings.send_timeout_s)
+
+    async def _infer(
+        self, scope: Scope, receive: Receive, body: Body, model: ServedModel
+    ) -> tuple[bytes, int | None, int]:
+        """The body of the answer, how much of it is JSON if not all, and the number of rows."""
+        coding = coding_of(header(scope, b"content-encoding"))
+        places = self._admission if model.task == "classification" else self._pictures
+        places.check()  # before the body is read: shedding load must be cheap
+        read_started = time.perf_counter()
+        raw = await body.read()
+        if coding is not None:
+            raw = await self._decompressed(raw, body, coding)
+        self._metrics.stage("read", time.perf_counter() - read_started)
+        length = header_length(header(scope, b"inference-header-content-length"), len(raw))
+        request = _raw_request(model, raw) if length == 0 else await self._parse(raw, length)
+        wanted = _wanted(request, model)
+        batch = _batch(request.inputs, model, self._settings.max_files)
+        scope[NOTES].update(images=len(batch), bytes=len(raw))
+        values = await self._run(model, batch, places, receive)
+        outputs = [(_output(model, values, output), output.binary) for output in wanted]
+        return *encode_answer(model.name, model.version, request.request_id, outputs), len(batch)
+
+    async def _decompressed(self, raw: bytes, body: Body, coding: Any) -> bytes:
+        def take(size: int) -> None:
+            self._admission.buffer(size)
+            body.size += size  # what the body gives back in the end
+
+        return await decompressed(raw, coding, self._settings.max_body_bytes, take)
+
+    async def _parse(self, raw: bytes, length: int | None) -> InferRequest:
+        if (len(raw) if length is None else length) <= _PARSE_IN_THREAD_BYTES:
+            return parse_request(raw, length)
+        async with self._parsing:
+            return await asyncio.to_thread(parse_request, raw, length)
+
+    async def _run(self, model: ServedModel, batch: Array | Sequence[Row], places: Places, receive: Receive) -> Array:
+        try:
+            if model.task == "denoising":
+                assert isinstance(batch, np.ndarray), "a denoiser takes no encoded pictures"
+                return await self._restore.run(model, batch, receive)
+            tickets = await self._rows.run(model, list(batch), places, receive)
+            self.statistics.ran(model, tickets)
+            return stacked(tickets)
+        except (RequestError, ClientGone):
+            raise
+        except Exception as error:  # the client is told in its protocol's words, the log in full
+            logger.error("inference failed", exc_info=error)
+            raise internal_error() from None
+
+
+def _raw_request(model: ServedModel, raw: bytes) -> InferRequest:
+    """A body without JSON is the one element of a model's input (Triton's raw binary request): here, a picture."""
+    if model.task != "classification":
+        raise BadTensor(
+            "bad_request",
+            f"the body has no JSON, and model {quoted(model.name)} takes pixels whose shape it must know",
+            "send the JSON, and its length as Inference-Header-Content-Length",
+        )
+    return InferRequest(None, (Tensor(input_name(model), BYTES, (1,), [raw]),), None, True)
+
+
+def _wanted(request: InferRequest, model: ServedModel) -> tuple[WantedOutput, ...]:
+    """The outputs to answer with. Raises BadTensor if one is none of the model's, or has no classes."""
+    name = output_name(model)
+    for output in request.outputs or ():
+        if output.name != name:
+            raise BadTensor(
+                "unknown_output",
+                f"unexpected inference output {quoted(output.name)} for model {quoted(model.name)}",
+                f"ask for {quoted(name)}, or leave outputs out",
+            )
+        if output.classes and model.task != "classification":
+            raise BadTensor(
+                "no_classes", f"model {quoted(model.name)} has no classes", "leave classification out of its outputs"
+            )
+    return request.outputs or (WantedOutput(name, request.binary),)
+
+
+def _batch(inputs: Sequence[Tensor], model: ServedModel, max_rows: int) -> Array | Sequence[Row]:
+    """The rows of a request's one input. Raises BadTensor or TooLarge unless the model takes them."""
+    name = input_name(model)
+    for tensor in inputs:
+        if tensor.name != name:
+            raise BadTensor(
+                "unknown_input",
+                f"unexpected inference input {quoted(tensor.name)} for model {quoted(model.name)}",
+                f"its one input is {quoted(name)}",
+            )
+    (tensor,) = inputs
+    pictures = tensor.datatype == BYTES and model.task == "classification"
+    row = input_row(model)
+    if not (_is_list(tensor) if pictures else tensor.datatype == "UINT8" and _fits(tensor.shape, row)):
+        takes = " or BYTES [-1], pictures as files" if model.task == "classification" else ""
+        raise BadTensor(
+            "bad_shape",
+            f"input {quoted(name)} is {tensor.datatype} {list(tensor.shape)}, model {quoted(model.name)} takes "
+            f"UINT8 {[-1, *row]}{takes}, where -1 is any size from 1",
+            "see the model's metadata",
+        )
+    if tensor.shape[0] > max_rows:
+        raise TooLarge(
+            "too_many_files",
+            f"{tensor.shape[0]} rows came in one request, the limit is {max_rows}",
+            "send them in several requests",
+        )
+    return tensor.values
+
+
+def _is_list(tensor: Tensor) -> bool:
+    """Whether it is [n], or [n, 1] as models with a batch axis have it."""
+    return tensor.shape[0] > 0 and tensor.shape[1:] in ((), (1,))
+
+
+def _fits(shape: tuple[int, ...], row: tuple[int, ...]) -> bool:
+    return len(shape) == len(row) + 1 and all(
+        size > 0 if wanted == -1 else size == wanted for size, wanted in zip(shape, (-1, *row), strict=True)
+    )
+
+
+def _output(model: ServedModel, values: Array, wanted: WantedOutput) -> Tensor:
+    if not wanted.classes:
+        return Tensor(wanted.name, output_type(model), values.shape, values)
+    count = min(wanted.classes, values.shape[1])
+    best = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    strings = [
+        _class_text(model, float(row[index]), index)
+        for row, indices in zip(values, best.tolist(), strict=True)
+        for index in indices
+    ]
+    return Tensor(wanted.name, BYTES, (len(values), count), strings)
+
+
+def _class_text(model: ServedModel, value: float, index: int) -> bytes:
+    """As Triton's classification extension has it: the value, the class, and its label if there is one."""
+    label = f":{model.labels[index]}" if model.labels else ""
+    return f"{value:f}:{index}{label}".encode()
