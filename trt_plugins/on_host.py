@@ -84,7 +84,7 @@ def build(op: PluginOp, scalar: Scalar, constants: Mapping[str, int]) -> Path:
     Raises:
         HostError: there is no compiler, or it refuses the source.
     """
-    compiler = _compiler()
+    compiler = compiler_of_the_host()
     defines = [f"-DSCALAR_{scalar}", *(f"-D{name}={value}" for name, value in sorted(constants.items()))]
     unit = f'#include "{op.source}"\nHOST_ENTRY({op.entry(scalar)})\n'
     sources = "".join(
@@ -106,7 +106,12 @@ def build(op: PluginOp, scalar: Scalar, constants: Mapping[str, int]) -> Path:
     return library
 
 
-def _compiler() -> str:
+def compiler_of_the_host() -> str:
+    """The C++ compiler that CXX names, else the first that is there.
+
+    Raises:
+        HostError: there is none.
+    """
     named = os.environ.get("CXX")
     for name in (named,) if named else ("c++", "g++", "clang++"):
         found = shutil.which(name)

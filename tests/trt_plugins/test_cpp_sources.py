@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.trt_plugins.test_compilation import USUAL
 from tests.trt_plugins.test_symbols import ARITHMETIC
 from trt_plugins import cpp_sources
+from trt_plugins.on_host import compiler_of_the_host
 from trt_plugins.operators import ALL
 from trt_plugins.plugin_op import KERNELS, SCALARS, Launch, PluginOp
 from trt_plugins.symbols import Symbol, expression_of
@@ -44,7 +45,8 @@ extern "C" int geometry(int op, const int* ranks, const int64_t* dims, const int
 
 
 def compiled(sources: list[Path], library: Path, *options: str) -> ctypes.CDLL:
-    command = ["c++", "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{CPP}", *options]
+    compiler = compiler_of_the_host()
+    command = [compiler, "-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{CPP}", *options]
     done = subprocess.run(
         [*command, "-o", str(library), "-x", "c++", *map(str, sources)], capture_output=True, text=True, check=False
     )
