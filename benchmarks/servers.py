@@ -1,5 +1,6 @@
 """Ours against plain FastAPI over HTTP: the same model file, decoder and pictures, both running, measured in turns."""
 
+import asyncio
 import io
 import os
 import socket
@@ -14,13 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
+import httpx
 import numpy as np
 import psutil
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.load import Load, multipart, request_bytes, run_load
 from export.to_onnx import main as to_onnx
+from skipvit.client.load import HttpExchange, Measurement, Plan, closed_loop, percentiles, request_bytes
 
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "pillow", "numpy")
 # One block of width 64 over 49 patches: less than a millisecond, so that the server and not the model is measured.
@@ -37,9 +39,7 @@ def measure(seconds: float, rounds: int, clients: list[int]) -> list[dict[str, o
         if to_onnx(["vit_micro_patch2_8", "--name", "mini", "--out", str(models), *arguments]) != 0:
             raise RuntimeError("the benchmark's model could not be exported; see the message above")
         picture = photo()
-        form, form_type = multipart(picture, "photo.jpg", "image/jpeg")
-        as_form = request_bytes("/v1/classify", form, form_type)
-        as_body = request_bytes("/v1/classify", picture, "image/jpeg")
+        as_form, as_body = form_and_body(picture)
         ports = free_ports(2)
         plain = [sys.executable, "-m", "benchmarks.plain_server", str(models), str(ports[0])]
         ours = [sys.executable, "-m", "serve", str(models), "--port", str(ports[1])]
@@ -57,7 +57,7 @@ def _rows(
 ) -> list[dict[str, object]]:
     for port, _, request in candidates.values():
         run_load(port, request, 4, 1.0)  # warm-up
-    slices: dict[tuple[str, int], list[tuple[Load, float]]] = {}
+    slices: dict[tuple[str, int], list[tuple[Measurement, float]]] = {}
     turns = [(round_, count) for round_ in range(rounds) for count in clients]
     for _, count in tqdm(turns, desc="server", unit="turn", leave=False):
         for name, (port, pid, request) in candidates.items():
@@ -69,21 +69,35 @@ def _rows(
     return [_row(name, count, found, rss_mb(pids[name])) for (name, count), found in slices.items()]
 
 
-def _row(name: str, count: int, found: list[tuple[Load, float]], rss: float) -> dict[str, object]:
+def _row(name: str, count: int, found: list[tuple[Measurement, float]], rss: float) -> dict[str, object]:
     def median(values: Iterator[float]) -> float:
         return round(statistics.median(values), 2)
 
     return {
         "server": name,
         "clients": count,
-        "p50_ms": median(load.percentile(0.5) for load, _ in found),
-        "p99_ms": median(load.percentile(0.99) for load, _ in found),
+        "p50_ms": median(percentiles(load.latencies_s, [50])[0] * 1e3 for load, _ in found),
+        "p99_ms": median(percentiles(load.latencies_s, [99])[0] * 1e3 for load, _ in found),
         "requests_per_s": median(load.requests_per_s for load, _ in found),
-        "cpu_ms_per_request": median(cpu * 1e3 / max(1, len(load.latencies_ms)) for load, cpu in found),
+        "cpu_ms_per_request": median(cpu * 1e3 / max(1, len(load.latencies_s)) for load, cpu in found),
         "rss_mb": round(rss),
-        "failures": sum(load.failures for load, _ in found),
+        "failures": sum(load.outcomes.total() - len(load.latencies_s) for load, _ in found),
         "rounds": len(found),
     }
+
+
+def form_and_body(picture: bytes) -> tuple[bytes, bytes]:
+    """The requests that classify a JPEG on 127.0.0.1: in a form with one file, and as the whole body."""
+    url = "http://127.0.0.1/v1/classify"
+    form = httpx.Request("POST", url, files={"file": ("photo.jpg", picture, "image/jpeg")})
+    body = httpx.Request("POST", url, content=picture, headers={"Content-Type": "image/jpeg"})
+    return request_bytes(form), request_bytes(body)
+
+
+def run_load(port: int, request: bytes, clients: int, seconds: float) -> Measurement:
+    """Sends ``request`` to 127.0.0.1:port over so many connections, each when its last was answered."""
+    url = httpx.URL(f"http://127.0.0.1:{port}")
+    return asyncio.run(closed_loop(lambda: HttpExchange(url, None), [request], clients, Plan(seconds)))
 
 
 def photo() -> bytes:

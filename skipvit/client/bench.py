@@ -148,7 +148,8 @@ def figures(args: argparse.Namespace, url: str, found: Measurement) -> dict[str,
 
 def table(row: dict[str, object]) -> str:
     """The figures for people."""
-    load = f"{row['rate']:g} requests a second" if row["rate"] else f"{row['clients']} clients"
+    clients = "1 client" if row["clients"] == 1 else f"{row['clients']} clients"
+    load = f"{row['rate']:g} requests a second" if row["rate"] else clients
     outcomes = row["outcomes"]
     assert isinstance(outcomes, dict)
     lines = [f"{row['task']} at {row['url']}: {row['loop']} loop, {load}, {row['seconds']} s"]

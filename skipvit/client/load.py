@@ -271,4 +271,4 @@ def request_bytes(request: httpx.Request) -> bytes:
     """A request as it crosses the wire, to be sent again and again."""
     lines = [request.method.encode() + b" " + request.url.raw_path + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in request.headers.raw]
-    return b"\r\n".join([*lines, b"", b""]) + request.content
+    return b"\r\n".join([*lines, b"", b""]) + request.read()

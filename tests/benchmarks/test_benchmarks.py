@@ -3,6 +3,7 @@
 import csv
 import sys
 import threading
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks import engines, readme, rows, servers, timing
 from benchmarks.cli import main
-from benchmarks.load import multipart, request_bytes, run_load
+from benchmarks.servers import form_and_body, run_load
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,27 +33,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def test_load_sends_whole_requests_and_counts_failures() -> None:
+def test_both_requests_carry_the_picture_and_failures_are_counted() -> None:
     Handler.seen = []
+    as_form, as_body = form_and_body(b"\x00\r\nbytes")
     with HTTPServer(("127.0.0.1", 0), Handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        load = run_load(http.server_port, request_bytes("/x", b"picture", "image/png"), 1, 0.3)
+        load = run_load(http.server_port, as_body, 1, 0.3)
+        assert set(Handler.seen) == {("image/jpeg", b"\x00\r\nbytes")}
+        assert load.outcomes["500"] == len(Handler.seen) // 2
+        assert len(load.latencies_s) == load.outcomes["200"] == len(Handler.seen) - load.outcomes["500"]
+        run_load(http.server_port, as_form, 1, 0.1)
         http.shutdown()
-    assert set(Handler.seen) == {("image/png", b"picture")}
-    assert load.failures == len(Handler.seen) // 2
-    assert len(load.latencies_ms) == len(Handler.seen) - load.failures
-    assert load.percentile(0.5) <= load.percentile(0.99) <= max(load.latencies_ms)
-    assert load.requests_per_s == pytest.approx(len(load.latencies_ms) / load.seconds)
-
-
-def test_multipart_is_what_a_form_parser_reads() -> None:
-    from email.parser import BytesParser
-
-    body, content_type = multipart(b"\x00\r\nbytes", "a.jpg", "image/jpeg")
+    content_type, body = Handler.seen[-1]
     message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     (part,) = message.get_payload()
     assert part.get_payload(decode=True) == b"\x00\r\nbytes"  # type: ignore[union-attr]
-    assert part.get_filename() == "a.jpg"  # type: ignore[union-attr]
+    assert part.get_filename() == "photo.jpg"  # type: ignore[union-attr]
 
 
 def test_the_photo_is_the_size_that_the_figures_name() -> None:
