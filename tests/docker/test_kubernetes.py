@@ -75,9 +75,10 @@ def test_kserve_runtime_starts_a_valid_pod() -> None:
     assert kubernetes_validate.validate(pod, VERSIONS[-1], strict=True)
 
 
-def test_kserve_runtime_claims_no_protocol_that_is_not_spoken(routes: set[str]) -> None:
-    claimed = read("kserve-runtime")["spec"].get("protocolVersions", [])
-    assert claimed == [] or (claimed == ["v2"] and any(route.startswith("/v2") for route in routes))
+def test_kserve_runtime_claims_the_protocol_that_is_spoken(routes: set[str]) -> None:
+    assert read("kserve-runtime")["spec"]["protocolVersions"] == ["v2"]
+    model = "/v2/models/{name}"
+    assert routes >= {"/v2", "/v2/health/live", "/v2/health/ready", model, f"{model}/ready", f"{model}/infer"}
 
 
 def test_kserve_puts_models_where_the_container_looks() -> None:
