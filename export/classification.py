@@ -3,17 +3,21 @@
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
+from PIL import Image
 
 from export.deploy import DeployClassifier
 from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
 from export.job import DTYPES, Job, Precision
 from export.measures import Floats
 from export.parity import compare, torch_logits
-from export.pictures import pictures_for
+from export.pictures import COMPARED, pictures_for
 from skipvit.manifest import Parity, Tensor
 from skipvit.origin import Origin, check_labels
+
+_MAX_COMPARED = 16
 
 
 class ClassificationJob(Job):
@@ -48,6 +52,7 @@ class ClassificationJob(Job):
             Tensor(name=name, dtype="float32", shape=("batch", classes)) for name in (LOGITS, PROBABILITIES)
         )
         self._classes = classes
+        self._samples = origin.samples
         self._pictures = pictures_for(origin.preprocessing, origin.samples, images)
 
     def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
@@ -59,6 +64,15 @@ class ClassificationJob(Job):
 
     def example(self) -> torch.Tensor:
         return torch.zeros(1, 3, self._preprocessing.height, self._preprocessing.width)
+
+    def write_samples(self, folder: Path) -> tuple[str, ...]:
+        """Keeps a few of the checkpoint's pictures for engines to be compared on; a page does not offer them."""
+        if self._samples is not None:
+            pixels = self._samples.images
+            chosen = np.linspace(0, len(pixels) - 1, min(_MAX_COMPARED, len(pixels)), dtype=int)
+            for number, index in enumerate(chosen):
+                Image.fromarray(pixels[index]).save(folder / f"{COMPARED}{number:02}.png", optimize=True)
+        return ()
 
     @cached_property
     def _reference(self) -> Floats:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from export.engine_arguments import Profile
 from export.engine_target import Target
 from export.noisy_pictures import clean_pictures, noisy_batch, noisy_clips
-from export.pictures import pictures_for
+from export.pictures import COMPARED, pictures_for
 from skipvit.artifacts import Entry
 from skipvit.picture_files import OriginError, open_picture, pictures_in
-from skipvit.transforms import Pixels, to_rgb
+from skipvit.transforms import Pixels, stack, to_rgb
 
 Batch = dict[str, npt.NDArray[Any]]
 Shapes = Mapping[str, Sequence[Sequence[int]]]
@@ -71,8 +71,7 @@ def inputs_for(target: Target, shapes: Shapes, folder: Path | None) -> Inputs:
         return _random(target, shapes)
     ((name, (smallest, usual, largest)),) = shapes.items()
     if target.entry.manifest.task == "classification":
-        pictures = pictures_for(target.entry.preprocessing, None, folder)
-        pixels, source, real = pictures.images, pictures.source, pictures.real
+        pixels, source, real = _classifiable(target.entry, folder)
     else:
         pixels, source, real = _restorable(target.entry, usual, folder)
     batches = _cut(pixels, smallest[0], largest[0])
@@ -86,6 +85,16 @@ def _cut(pixels: Pixels, smallest: int, largest: int) -> list[Pixels]:
     starts = [0, *range(smallest, len(pixels), largest)]
     batches = [pixels[a:b] for a, b in zip(starts, [*starts[1:], len(pixels)], strict=True)]
     return [batch for batch in batches if len(batch) >= smallest]
+
+
+def _classifiable(entry: Entry, folder: Path | None) -> tuple[Pixels, str, bool]:
+    """The user's pictures, else those that came with the entry, else generated ones."""
+    kept = [name for name in sorted(entry.manifest.files) if name.startswith(COMPARED)]
+    if folder is None and kept:
+        pixels = stack([open_picture(entry.folder / name, _pixels) for name in kept])
+        return pixels, f"{len(kept)} pictures of the entry", True
+    pictures = pictures_for(entry.preprocessing, None, folder)
+    return pictures.images, pictures.source, pictures.real
 
 
 def _restorable(entry: Entry, usual: Sequence[int], folder: Path | None) -> tuple[Pixels, str, bool]:

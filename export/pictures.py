@@ -10,6 +10,8 @@ from PIL import Image
 from skipvit.picture_files import open_picture, pictures_in
 from skipvit.transforms import Pixels, Preprocessing, stack
 
+# What the names of pictures begin with that an entry keeps for engines to be compared on, of the graph's own size.
+COMPARED = "compared-"
 _SYNTHETIC_IMAGES = 16
 _MAX_PICTURES = 256
 

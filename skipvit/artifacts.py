@@ -1,11 +1,11 @@
 """The model repository: what export writes and the server, or Triton, reads.
 
     models/<name>/config.pbtxt  labels.txt
-    models/<name>/<version>/model.onnx  [model.fp16.onnx]  [model.*.plan]  manifest.json  [sample-*.png]
+    models/<name>/<version>/manifest.json model.onnx [model.fp16.onnx] [model.*.plan] [sample-*.png] [compared-*.png]
 
-A denoiser has no labels.txt. Nothing here imports torch. skipvit.publishing writes what this module reads. Reading
-trusts no byte of the folder: sizes are bounded, names must be plain, the schema and every hash are checked, and the
-error names the file at fault.
+A denoiser has no labels.txt; samples are for a page to show, the other pictures for engines to be compared on. Nothing
+here imports torch. skipvit.publishing writes what this module reads. Reading trusts no byte of the folder: sizes are
+bounded, names must be plain, the schema and every hash are checked, and the error names the file at fault.
 
     ArtifactError
     ├── ArtifactMissing    a folder or file that should be there is not

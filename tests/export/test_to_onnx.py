@@ -21,6 +21,8 @@ from torch import nn
 from tritonclient.grpc import model_config_pb2
 
 from export import parity
+from export.engine_inputs import inputs_for
+from export.engine_target import EntryTarget
 from export.to_onnx import main
 from skipvit.artifacts import read_entry
 from skipvit.checkpoints import Checkpoint, load_model, save_checkpoint
@@ -67,7 +69,8 @@ def test_manifest_says_what_was_written(exported: Path) -> None:
     manifest = entry.manifest
     assert entry.labels == ("circle", "square", "star", "Dreieck ü")
     assert manifest.models == {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
-    assert set(manifest.files) == {"model.onnx", "model.fp16.onnx", "labels.txt"}
+    compared = {f"compared-{number:02}.png" for number in range(16)}
+    assert set(manifest.files) == {"model.onnx", "model.fp16.onnx", "labels.txt", *compared}
     assert [p.precision for p in manifest.parity] == ["fp32", "fp16"]
     assert manifest.parity[0].images == 40
     assert "evaluation pictures of shapes" in manifest.parity[0].images_from
@@ -76,6 +79,15 @@ def test_manifest_says_what_was_written(exported: Path) -> None:
     assert manifest.evaluation is not None
     assert manifest.params == sum(p.numel() for p in create_model("skipat_micro_patch2_8", num_classes=4).parameters())
     assert not [p.name for p in (exported / "shapes").iterdir() if p.name.startswith(".")]
+
+
+def test_an_engine_is_compared_on_the_pictures_that_came_with_its_entry(exported: Path) -> None:
+    entry = read_entry(exported, "shapes")
+    assert entry.manifest.samples == (), "they are for engines, not for a page"
+    inputs = inputs_for(EntryTarget(entry, "fp32"), {"images": ((1, 8, 8, 3), (8, 8, 8, 3), (64, 8, 8, 3))}, None)
+    assert (inputs.images, inputs.real, inputs.source) == (16, True, "16 pictures of the entry")
+    chosen = PICTURES[np.linspace(0, 39, 16, dtype=int)]
+    np.testing.assert_array_equal(np.concatenate([batch["images"] for batch in inputs.batches]), chosen)
 
 
 def test_a_fresh_process_needs_onnx_runtime_alone(exported: Path, checkpoint: Path) -> None:
