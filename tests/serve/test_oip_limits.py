@@ -5,12 +5,14 @@ import gzip
 import random
 import zlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from serve.app import create_app
 from serve.settings import Settings
 from tests.serve.denoisers import held_denoiser, write_denoiser
 from tests.serve.oip_asking import INVERSE, LENGTH, SHADES, answered, ask, asked, levels, said
@@ -119,6 +121,72 @@ def test_places_of_denoisers_are_those_of_their_route(root: Path) -> None:
             assert (await first).status_code == 200
 
     asyncio.run(main())
+
+
+def test_a_row_that_the_engine_fails_on_fails_its_request_alone(root: Path) -> None:
+    settings = Settings(engine_threads=1, decode_threads=1)
+    repository, engine = held_repository(root, settings)
+    run_held = engine.run
+
+    def run_unless_bad(batch: Any) -> Any:
+        if (batch[:, 0, 0, 0] == 13).any():
+            raise ValueError("a secret of the engine")
+        return run_held(batch)
+
+    engine.run = run_unless_bad  # type: ignore[method-assign]  # the engine that breaks
+
+    async def main() -> None:
+        async with in_process(repository, settings) as client:
+            engine.gate.clear()
+            held = asyncio.create_task(ask(client, SHADES, *asked(levels(0))))
+            while not repository.models["shades"].batcher.alive or engine.entered == engine.seen:
+                await asyncio.sleep(0.005)
+            bad = asyncio.create_task(ask(client, SHADES, *asked(levels(255, 13))))
+            good = asyncio.create_task(ask(client, SHADES, *asked(levels(255))))
+            while repository.models["shades"].batcher.waiting < 3:
+                await asyncio.sleep(0.005)
+            engine.gate.set()
+            text = said(await bad, 500)
+            assert "model 'shades' failed on this picture" in text
+            assert "secret" not in text
+            for response, best in ((await held, 0), (await good, 9)):
+                assert answered(response, "probabilities").argmax() == best
+
+    asyncio.run(main())
+
+
+def test_a_server_that_drains_says_so_and_answers(root: Path) -> None:
+    settings = Settings(decode_threads=1)
+    repository, _ = held_repository(root, settings)
+
+    async def main() -> None:
+        async with in_process(repository, settings) as client:
+            repository.drain()
+            for path in ("/v2/health/ready", "/v2/models/shades/ready"):
+                response = await client.get(path)
+                assert (response.status_code, response.json()["ready"]) == (503, False)
+            [model] = (await client.post("/v2/repository/index")).json()
+            assert (model["state"], model["reason"]) == ("UNAVAILABLE", "the server is draining")
+            assert (await client.post("/v2/repository/index", content=b'{"ready": true}')).json() == []
+            assert (await client.get("/v2/health/live")).json() == {"live": True}
+            assert (await ask(client, SHADES, *asked(levels(0)))).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_a_server_that_starts_says_so(root: Path) -> None:
+    settings = Settings(decode_threads=1)
+    repository, _ = held_repository(root, settings)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(create_app(settings, repository))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            response = await ask(client, SHADES, *asked(levels(0)))
+            assert "the server is starting" in said(response, 503)
+            assert int(response.headers["retry-after"]) >= 1
+
+    asyncio.run(main())
+    repository.close()
 
 
 def test_too_many_pixels(root: Path) -> None:
