@@ -163,3 +163,7 @@ def _number(*, least: float = float("-inf"), above: float = float("-inf"), most:
         return value
 
     return read
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,8 +16,10 @@ from PIL import Image
 
 from skipvit.client import cli
 from skipvit.client.bench import made_up_picture
+from tests.no_room import no_room
 from tests.serve.clips import clip, decoded, noise_frames
 from tests.serve.servers import png, wait_until
+from tests.skipvit.scripted_server import scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +107,33 @@ def test_denoise_a_folder(client: str, pictures: Path, tmp_path: Path, capsys: p
     assert cli.main(["denoise", str(pictures), "-o", str(tmp_path / "other")]) == 1
     assert "endings" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_full_disk_leaves_no_half_picture(client: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "noisy.png", tmp_path / "clean.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)).save(source)
+    with no_room(1 << 12):
+        assert cli.main(["denoise", str(source), "-o", str(out), "--model", "clean"]) == 1
+    assert "clean.png cannot be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["noisy.png"]
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    source, out = tmp_path / "noisy.png", tmp_path / "clean.png"
+    source.write_bytes(png())
+    with scripted(60.0) as server:
+        command = [sys.executable, "-m", "skipvit.client.cli", "denoise", str(source), "-o", str(out)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SKIPVIT_URL": server.url}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                wait_until(lambda: bool(server.seen), 30)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert process.returncode == 130
+    assert err.endswith("skipvit-client: ended by Ctrl-C\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["noisy.png"]
 
 
 def test_video(video_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

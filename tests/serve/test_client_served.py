@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.client import AsyncClient, Classification, Client, Overloaded, Refused, Retries
 from tests.serve.clip_reading import read
@@ -97,3 +98,13 @@ def test_a_full_server_answers_when_it_has_room_again(models_dir: Path) -> None:
 
     with over_socket(repository, settings) as url:
         asyncio.run(play(url))
+
+
+def test_a_body_over_the_limit_is_told_so_and_not_as_a_broken_connection(models_dir: Path) -> None:
+    settings = Settings(max_body_bytes=10_000, decode_threads=1, tile_threads=1, access_log=False)
+    with over_socket(Repository.open(models_dir, settings), settings) as url, Client(url) as client:
+        for size in (10_001, 20_000_000):
+            with pytest.raises(Refused, match="the limit is 10000") as caught:
+                client.classify(bytes(size))
+            assert caught.value.status == 413
+        assert client.classify(png(0)).best.label == "0"

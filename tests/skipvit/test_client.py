@@ -27,6 +27,7 @@ from skipvit.client import (
     ServerFailed,
     Unreachable,
 )
+from tests.no_room import no_room
 from tests.skipvit.scripted_server import answer, classified, problem, scripted
 
 PICTURE = b"bytes of a picture"
@@ -255,6 +256,14 @@ def test_a_picture_of_another_type_is_refused() -> None:
 @pytest.mark.parametrize("said", [answer(200, b"half a clip", {"Content-Type": "video/mp4"} | CUT), answer(400)])
 def test_a_clip_is_complete_or_not_there(tmp_path: Path, said: bytes) -> None:
     with scripted(said) as server, Client(server.url) as client, pytest.raises(ClientError):
+        client.denoise_video(PICTURE, tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_clip(tmp_path: Path) -> None:
+    long = answer(200, bytes(1 << 18), {"Content-Type": "video/mp4"})
+    full = pytest.raises(BadInput, match=r"out\.mp4 cannot be written: File too large")
+    with scripted(long) as server, Client(server.url) as client, no_room(1 << 16), full:
         client.denoise_video(PICTURE, tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []
 
