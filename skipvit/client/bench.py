@@ -8,7 +8,6 @@ import json
 import random
 import ssl
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,30 +93,24 @@ async def _measure(args: argparse.Namespace, url: httpx.URL, requests: list[byte
     tls = ssl.create_default_context() if url.scheme == "https" else None
     plan = Plan(args.seconds, args.warmup, args.timeout)
     label = f"{args.rate:g} a second" if args.rate else f"{args.clients} clients"
+    measured = Measurement()
     with tqdm(desc=label, total=round(args.warmup + args.seconds), unit="s", disable=None, leave=False) as bar:
-        ticking = asyncio.create_task(_tick(bar))
+        ticking = asyncio.create_task(_tick(bar, measured))
         try:
             if args.rate:
                 arrivals = poisson_arrivals(args.rate, args.warmup + args.seconds, random.Random(args.seed))
-                return await open_loop(lambda: HttpExchange(url, tls), requests, arrivals, plan, seen=_shown_on(bar))
-            return await closed_loop(lambda: HttpExchange(url, tls), requests, args.clients, plan, _shown_on(bar))
+                return await open_loop(lambda: HttpExchange(url, tls), requests, arrivals, plan, into=measured)
+            return await closed_loop(lambda: HttpExchange(url, tls), requests, args.clients, plan, measured)
         finally:
             ticking.cancel()
 
 
-async def _tick(bar: "tqdm[Any]") -> None:
+async def _tick(bar: "tqdm[Any]", measured: Measurement) -> None:
+    """Moves the bar once a second, with the counts so far beside it."""
     while True:
         await asyncio.sleep(1.0)
-        bar.update()
-
-
-def _shown_on(bar: "tqdm[Any]") -> Callable[[Measurement], None]:
-    """Shows the counts so far beside the bar, when that is drawn."""
-
-    def show(measured: Measurement) -> None:
         bar.set_postfix(measured.outcomes, refresh=False)
-
-    return show
+        bar.update()
 
 
 def figures(args: argparse.Namespace, url: str, found: Measurement) -> dict[str, object]:

@@ -96,15 +96,15 @@ async def closed_loop(
     requests: Sequence[bytes],
     clients: int,
     plan: Plan,
-    seen: Callable[[Measurement], object] = lambda _: None,
+    into: Measurement | None = None,
 ) -> Measurement:
     """Loads a server with ``clients`` connections; cancelling ends it early, with what was measured until then.
 
     Args:
         requests: sent in turns.
-        seen: called after each answer with the measurement so far.
+        into: what is filled, answer by answer, and returned; for those who watch a run.
     """
-    run = _Run(plan, seen)
+    run = _Run(plan, into)
 
     async def client(first: int) -> None:
         exchange = connect()
@@ -132,13 +132,13 @@ async def open_loop(
     arrivals: Iterable[float],
     plan: Plan,
     max_connections: int = 1024,
-    seen: Callable[[Measurement], object] = lambda _: None,
+    into: Measurement | None = None,
 ) -> Measurement:
     """Starts a request at each of ``arrivals``, in seconds from now; cancelling ends it early, as with closed_loop.
 
     A request that finds all ``max_connections`` busy waits for one, and the wait is part of its latency.
     """
-    run = _Run(plan, seen)
+    run = _Run(plan, into)
     idle: list[Exchange] = []
     room = asyncio.Semaphore(max_connections)
 
@@ -171,14 +171,13 @@ async def open_loop(
 class _Run:
     """The clock of a run, and what it counts."""
 
-    def __init__(self, plan: Plan, seen: Callable[[Measurement], object]) -> None:
+    def __init__(self, plan: Plan, into: Measurement | None) -> None:
         self.clock = asyncio.get_running_loop().time
         self.began = self.clock()
         self.counts_from = self.began + plan.warmup_s
         self.until = self.counts_from + plan.seconds
-        self.measured = Measurement()
+        self.measured = into or Measurement()
         self._timeout_s = plan.timeout_s
-        self._seen = seen
 
     async def observe(self, intended: float, answer: Awaitable[int]) -> bool:
         """Counts one request; returns whether there was an answer."""
@@ -199,7 +198,6 @@ class _Run:
             self.measured.outcomes[outcome] += 1
             if outcome == "200":
                 self.measured.latencies_s.append(self.clock() - intended)
-            self._seen(self.measured)
         return answered
 
     async def result_of(self, load: Awaitable[None]) -> Measurement:
