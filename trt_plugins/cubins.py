@@ -119,9 +119,16 @@ def _keep(path: Path, code: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: SKIPVIT_CACHE, or skipvit/ in the user's cache folder."""
-    own = os.environ.get("SKIPVIT_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipvit"
+    """Where compiled kernels are kept: SKIPVIT_CACHE, or skipvit/ in the user's cache folder.
+
+    Raises:
+        CompileError: the user has no folder at all.
+    """
+    named, caches = os.environ.get("SKIPVIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(named) if named else Path(caches or Path.home() / ".cache") / "skipvit"
+    except RuntimeError:  # a number of a user that no one has, as in a container
+        raise CompileError("there is no home folder to keep kernels in; name a folder in SKIPVIT_CACHE") from None
     return base / "kernels"
 
 

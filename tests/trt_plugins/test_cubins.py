@@ -11,7 +11,7 @@ import pytest
 
 from trt_plugins import cubins
 from trt_plugins.operators.eca_gate import OP
-from trt_plugins.plugin_op import PluginOp
+from trt_plugins.plugin_op import KERNELS, PluginOp
 
 
 class Counting:
@@ -62,7 +62,7 @@ def test_headers_and_the_compiler_are_part_of_the_key(
     compiler: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "kernels"
-    shutil.copytree(cubins.KERNELS, folder)
+    shutil.copytree(KERNELS, folder)
     op = PluginOp(**{**vars(OP), "folder": folder})
     monkeypatch.setattr(cubins, "KERNELS", folder)
     cubins.cubin(op, "f16", 90)
@@ -104,6 +104,14 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SKIPVIT_CACHE", str(tmp_path / "file"))
     assert cubins.cubin(OP, "f16", 90) == b"code " * 100
+
+
+def test_without_a_home_it_is_said_what_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SKIPVIT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 17)
+    with pytest.raises(cubins.CompileError, match=r"no home folder .* name a folder in SKIPVIT_CACHE"):
+        cubins.cache_folder()
 
 
 @pytest.mark.usefixtures("no_memory_of_the_compiler")
