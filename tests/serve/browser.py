@@ -10,8 +10,9 @@ import pytest
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
+NO_CHROMIUM = "no Chromium here: apt install chromium to run the page's tests"
 IN_A_BROWSER = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium to run the page's tests"),
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
     pytest.mark.filterwarnings("default"),  # the browser driver's own loop, not ours
 ]
 _FLAGS = [
