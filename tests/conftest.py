@@ -1,6 +1,11 @@
-"""What every test process needs: one torch thread, so that parallel test processes do not fight for cores."""
+"""What every test process needs: one torch thread, as they run in parallel, and SIGINT as usual."""
 
 import os
+import signal
+
+# A shell without job control starts its background with SIGINT ignored, and programs under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports them: OpenMP reads these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
