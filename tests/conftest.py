@@ -2,6 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
 
 # A shell without job control starts its background with SIGINT ignored, and programs under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -11,3 +16,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """README's commands train models for minutes: they go first, or they would run on alone when all else is done."""
+    items.sort(key=lambda item: item.path.parent != TESTS)
