@@ -115,7 +115,7 @@ def recipe(
             "plugin_code": code,
             "timing_cache": str(asked or _timing_cache(tensorrt, suffix)),
             "timing_cache_asked": bool(asked),
-        },  # type: ignore[arg-type]
+        },  # type: ignore[arg-type]  # mypy gives every field the dict's one type
     )
     return Recipe(job, target, tensorrt, gpu, target.file_name(suffix), runs_on)
 

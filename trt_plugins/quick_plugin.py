@@ -60,7 +60,7 @@ def _signed(function: Callable[..., Any], annotations: Mapping[str, Any], return
     def call(*positional: Any, **named: Any) -> Any:
         return function(*signature.bind(*positional, **named).args)
 
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]  # TensorRT reads it
     return call
 
 

@@ -28,7 +28,7 @@ def entry_point(
     create.__module__ = module
     create.__doc__ = about
     # what skipvit.origin.task_of reads before anything is built
-    create.task = network.task  # type: ignore[attr-defined]
+    create.task = network.task  # type: ignore[attr-defined]  # functions declare none
     return create
 
 
