@@ -19,7 +19,7 @@ from serve.denoise import Denoise
 from serve.denoise_video import DenoiseVideo
 from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
-from serve.metrics import Metrics
+from serve.metrics import Metrics, ModelState
 from serve.oip_infer import Infer
 from serve.oip_routes import OipStatus, oip_routes
 from serve.openapi import openapi_of
@@ -31,6 +31,7 @@ from serve.pages import page_routes
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
 from serve.samples import add_sample_route
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.status import add_status_routes
 from serve.tasks import ROUTES
@@ -44,13 +45,14 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     """
     metrics = Metrics()
     admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
-    batchers = [model.batcher for model in repository.models.values()]
-    decoding = DecodeStage(settings.decoders, ImageLimits(settings.max_pixels, settings.max_frames), batchers)
+    limits = ImageLimits(settings.max_pixels, settings.max_frames)
+    decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)
     classify = Classify(settings, repository, admission, decoding, metrics)
     denoise = Denoise(settings, repository, admission, metrics)
     denoise_video = DenoiseVideo(settings, repository, admission, metrics)
     infer = Infer(settings, repository, admission, decoding, denoise, metrics)
-    _watch(metrics, repository, decoding)
+    metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.models.values()])
+    metrics.watch_decoding(lambda: decoding.waiting)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -109,14 +111,8 @@ def _close(decoding: DecodeStage, repository: Repository) -> None:
     repository.close()
 
 
-def _watch(metrics: Metrics, repository: Repository, decoding: DecodeStage) -> None:
-    models = repository.models
-    metrics.watch_models(
-        models,
-        ready=lambda name: repository.state == "ready" and models[name].batcher.alive,
-        waiting=lambda name: models[name].batcher.waiting,
-    )
-    metrics.watch_decoding(lambda: decoding.waiting)
+def _model_state(repository: Repository, model: ServedModel) -> ModelState:
+    return ModelState(model.name, model.version, repository.is_ready(model), model.batcher.waiting)
 
 
 def _metrics_endpoint(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:

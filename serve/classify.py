@@ -16,7 +16,8 @@ from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.parameters import parse_top_k
 from serve.pipeline import DecodeStage, Job
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
 from serve.uploads import Picture, Wanted

@@ -4,7 +4,8 @@
     curl -T digit.png -H 'Content-Type: image/png' http://127.0.0.1:8000/v1/classify
     skipvit-serve models --engine tensorrt
 
-Every setting is a flag and an environment variable, such as SKIPVIT_MAX_BODY_BYTES; flags win. On SIGTERM
+Every setting is a flag and an environment variable, such as SKIPVIT_MAX_BODY_BYTES; flags win,
+and --config names a file for the rest. On SIGTERM
 /readyz turns to 503, requests in flight are finished, and the exit code is 0.
 """
 
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import tomllib
 from collections.abc import Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,9 @@ from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from serve.app import create_app
 from serve.engine import EngineUnavailable
@@ -79,10 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until told to stop; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        given = {name: value for name, value in vars(args).items() if name != "models_dir" and value is not None}
-        settings = Settings(**given)
+        given = {name: getattr(args, name) for name in _flags() if getattr(args, name) is not None}
+        settings = Settings.load(args.config, **given)
     except ValidationError as error:
         return _fail("; ".join(map(_explain, error.errors())))
+    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+        return _fail(f"the configuration cannot be read: {error}")
     try:
         repository = Repository.open(args.models_dir, settings)
     except (ArtifactError, EngineUnavailable) as error:
@@ -146,6 +152,8 @@ def _explain(error: ErrorDetails) -> str:
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")
     name = str(error["loc"][0])
+    if len(error["loc"]) > 1 or error["type"] == "extra_forbidden":
+        return f"{'.'.join(map(str, error['loc']))} is {error['input']!r}: {error['msg']}"
     return f"--{name.replace('_', '-')} or SKIPVIT_{name.upper()} is {error['input']!r}: {error['msg']}"
 
 
@@ -154,12 +162,20 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _flags() -> dict[str, FieldInfo]:
+    """The settings that are flags; models and groups have tables in the configuration file."""
+    return {name: knob for name, knob in Settings.model_fields.items() if name not in ("models", "groups")}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skipvit-serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models_dir", type=Path, metavar="MODELS_DIR", help="model repository: NAME/VERSION/model.onnx")
-    for name, knob in Settings.model_fields.items():
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of settings, with [models.NAME] and [groups.NAME]"
+    )
+    for name, knob in _flags().items():
         flags = [f"--{name.replace('_', '-')}", *_SHORTER.get(name, ())]
         what = " ".join((knob.description or "").split()).replace("%", "%%")
         text = f"{what} Default: {knob.default}."

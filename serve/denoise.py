@@ -91,7 +91,8 @@ class Denoise:
         self.pictures.admit(1)
         answered = 0
         try:
-            await self._restore(job)
+            with job.order.model.in_use():
+                await self._restore(job)
             answered = 1
         finally:
             self.pictures.release(1, answered)

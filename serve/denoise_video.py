@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -152,9 +153,12 @@ class _Job:
 
     def begin(self, threads: ThreadPoolExecutor, released: Any) -> None:
         """Starts the work; ``released`` is called with 1 if there is an answer, else 0, when the thread is free."""
+        using = ExitStack()
+        using.enter_context(self.order.model.in_use())
         self._running = self._loop.run_in_executor(threads, self.work.run)
 
         def end(future: "asyncio.Future[ClipAnswer]") -> None:
+            using.close()
             failed = future.cancelled() or future.exception() is not None
             released(0 if failed else 1)
             self._news.put_nowait(None)

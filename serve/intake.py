@@ -14,7 +14,8 @@ from serve.doorway import NOTES, REQUEST_ID
 from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
 from serve.metrics import Metrics
 from serve.parameters import parse_model, parse_query
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.uploads import Picture, Upload, Wanted, parse_upload
 from skipvit.manifest import Task
@@ -82,7 +83,9 @@ class Intake:
         started = time.perf_counter()
         body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
         try:
-            await answer(await self._order(scope, receive, send, body, started))
+            order = await self._order(scope, receive, send, body, started)
+            with order.model.in_use():
+                await answer(order)
         except RequestError as error:
             if error.status in (413, 429, 503):
                 self._metrics.rejected(error.code)

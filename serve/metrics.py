@@ -1,7 +1,7 @@
 """Prometheus metrics of one app, in its own registry. Times are in seconds, labels are bounded."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,6 +12,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serve.batcher import BatchReport
 
@@ -22,6 +24,31 @@ STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "denoise", "enc
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _TILES = (1, 4, 16, 64, 256, 1024, 4096)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class ModelState(NamedTuple):
+    """A served model at the moment of a scrape; ``waiting`` counts decoded pictures or tiles."""
+
+    name: str
+    version: str
+    ready: bool
+    waiting: int
+
+
+class _Models(Collector):
+    def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily("skipvit_model_ready", "1 while the model answers", labels=["model", "version"])
+        queue = GaugeMetricFamily(
+            "skipvit_queue_images", "Decoded pictures or tiles waiting for an engine", labels=["model", "version"]
+        )
+        for state in self._states():
+            ready.add_metric([state.name, state.version], float(state.ready))
+            queue.add_metric([state.name, state.version], float(state.waiting))
+        yield ready
+        yield queue
 
 
 class Metrics:
@@ -97,15 +124,9 @@ class Metrics:
         """Counts a request turned away; ``reason`` is an error code of ours."""
         self._rejected.labels(reason).inc()
 
-    def watch_models(self, names: Iterable[str], ready: Callable[[str], bool], waiting: Callable[[str], int]) -> None:
-        """Adds gauges that ask when they are scraped, so that they cost a request nothing."""
-        ready_gauge = Gauge("skipvit_model_ready", "1 while the model answers", ["model"], registry=self.registry)
-        queue_gauge = Gauge(
-            "skipvit_queue_images", "Decoded pictures or tiles waiting for an engine", ["model"], registry=self.registry
-        )
-        for name in names:
-            ready_gauge.labels(name).set_function(lambda name=name: float(ready(name)))  # type: ignore[misc]  # mypy cannot type the default
-            queue_gauge.labels(name).set_function(lambda name=name: float(waiting(name)))  # type: ignore[misc]  # mypy cannot type the default
+    def watch_models(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        """Adds gauges that ask for the models when they are scraped: what is served changes in the course of time."""
+        self.registry.register(_Models(states))
 
     def watch_decoding(self, waiting: Callable[[], int]) -> None:
         """Adds a gauge of pictures that wait for a decode thread."""

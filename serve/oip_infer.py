@@ -18,13 +18,14 @@ from serve.intake import NOT_READY
 from serve.metrics import Metrics
 from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
 from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
-from serve.oip_models import find_model, input_name, input_row, output_name, output_type
+from serve.oip_models import input_name, input_row, output_name, output_type
 from serve.oip_restore import PictureRunner
 from serve.oip_rows import Row, RowRunner, stacked
 from serve.oip_stats import Statistics
 from serve.oip_tensors import BYTES, Array, Tensor
 from serve.pipeline import DecodeStage
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,14 @@ class Infer:
         if state in NOT_READY:
             raise NotReady(NOT_READY[state])
         parameters = scope["path_params"]
-        model = find_model(self._repository, parameters["name"], parameters.get("version"))
+        model = self._repository.find(parameters["name"], parameters.get("version"))
         scope[NOTES].update(model=model.name, version=model.version)
+        with model.in_use():
+            await self._answer_with(model, scope, receive, send, body, started)
+
+    async def _answer_with(
+        self, model: ServedModel, scope: Scope, receive: Receive, send: Send, body: Body, started: float
+    ) -> None:
         try:
             answer, json_size, rows = await self._infer(scope, receive, body, model)
         except RequestError:

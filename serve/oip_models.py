@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from serve.errors import NotFound, nearest, quoted
-from serve.repository import Repository, ServedModel
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.tasks import contract_of
 
@@ -15,25 +14,6 @@ _PLATFORMS = {
 }
 _BACKENDS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 _TYPES = {"uint8": "UINT8", "float32": "FP32"}
-
-
-def find_model(repository: Repository, name: str, version: str | None) -> ServedModel:
-    """The model of that name, and of that version if one is named.
-
-    Raises:
-        NotFound: it is not served here. Triton's own clients look for how the message begins.
-    """
-    model = repository.models.get(name)
-    if model is None:
-        hint = nearest(name, repository.models)
-        raise NotFound("unknown_model", f"Request for unknown model: {quoted(name)} is not found", hint)
-    if version is not None and version != model.version:
-        raise NotFound(
-            "unknown_version",
-            f"Request for unknown model: {quoted(name)} version {quoted(version)} is not found",
-            f"version {model.version} is served",
-        )
-    return model
 
 
 def input_name(model: ServedModel) -> str:

@@ -13,8 +13,8 @@ from serve.errors import TooLarge
 from serve.metrics import Metrics
 from serve.oip_stats import Statistics
 from serve.photograph import Photograph
-from serve.repository import ServedModel
 from serve.restoring import Restoration, plan_for
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.tiles_in_flight import Stopped
 from skipvit.transforms import Pixels
@@ -48,7 +48,7 @@ class PictureRunner:
         tiles = plan_for(width, height, model.tiling, self._max_pixels)
         restorations = [Restoration(model.batcher, tiles, model.tiles_ahead) for _ in range(count)]
         # Its threads end a little later than a client that hangs up, and only then is what they hold given back.
-        task = self._denoise.watch(self._work(batch, restorations))
+        task = self._denoise.watch(self._work(model, batch, restorations))
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
 
@@ -69,7 +69,7 @@ class PictureRunner:
         self._observe(model, restorations)
         return restored
 
-    async def _work(self, batch: Pixels, restorations: Sequence[Restoration]) -> Pixels:
+    async def _work(self, model: ServedModel, batch: Pixels, restorations: Sequence[Restoration]) -> Pixels:
         size = batch.shape[0] * batch.shape[1] * batch.shape[2]
         pictures, pixels = self._denoise.pictures, self._denoise.pixels
         pictures.admit(len(batch))
@@ -77,7 +77,8 @@ class PictureRunner:
         try:
             pixels.admit(size)
             try:
-                restored = await self._restore(batch, restorations)
+                with model.in_use():
+                    restored = await self._restore(batch, restorations)
                 answered = 1
             finally:
                 pixels.release(size, size * answered)

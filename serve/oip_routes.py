@@ -13,8 +13,9 @@ from serve.admission import Admission
 from serve.asgi import Body
 from serve.errors import BadTensor
 from serve.oip_infer import INFER, Infer
-from serve.oip_models import config_of, find_model, metadata_of
-from serve.repository import Repository, ServedModel
+from serve.oip_models import config_of, metadata_of
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 
 _MAX_INDEX_BYTES = 4096
@@ -55,7 +56,7 @@ class OipStatus:
 
     async def model_ready(self, request: Request) -> Response:
         model = self._model(request)
-        ready = self._is_ready(model)
+        ready = self._repository.is_ready(model)
         return _json({"name": model.name, "ready": ready}, 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
@@ -72,7 +73,7 @@ class OipStatus:
         finally:
             body.release()
         models = self._repository.models.values()
-        return _json([self._indexed(model) for model in models if self._is_ready(model) or not only_ready])
+        return _json([self._indexed(model) for model in models if self._repository.is_ready(model) or not only_ready])
 
     async def control(self, request: Request) -> Response:
         """Load and unload: what is served is found at the start."""
@@ -84,13 +85,10 @@ class OipStatus:
         )
 
     def _model(self, request: Request) -> ServedModel:
-        return find_model(self._repository, request.path_params["name"], request.path_params.get("version"))
-
-    def _is_ready(self, model: ServedModel) -> bool:
-        return self._repository.state == "ready" and model.batcher.alive
+        return self._repository.find(request.path_params["name"], request.path_params.get("version"))
 
     def _indexed(self, model: ServedModel) -> dict[str, str]:
-        ready = self._is_ready(model)
+        ready = self._repository.is_ready(model)
         return {
             "name": model.name,
             "version": model.version,

@@ -13,7 +13,7 @@ from serve.asgi import ClientGone, unless_gone
 from serve.errors import RequestError
 from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
-from serve.repository import ServedModel
+from serve.served_model import ServedModel
 from serve.ticket import Ticket
 from skipvit.transforms import Pixels
 

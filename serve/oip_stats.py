@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serve.repository import ServedModel
+from serve.served_model import ServedModel
 from serve.ticket import Ticket
 
 Stage = Literal["success", "fail", "queue", "compute_input", "compute_infer", "compute_output"]

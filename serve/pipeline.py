@@ -8,7 +8,7 @@ alone, with its error.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -36,10 +36,10 @@ class Job:
 
 
 class DecodeStage:
-    """``threads`` threads that decode jobs in the order they came."""
+    """``threads`` threads that decode jobs in the order they came, and help those of ``batchers`` without threads."""
 
-    def __init__(self, threads: int, limits: ImageLimits, lend_hand_to: Sequence[Batcher] = ()) -> None:
-        self._helped = [batcher for batcher in lend_hand_to if not batcher.has_threads]
+    def __init__(self, threads: int, limits: ImageLimits, batchers: Callable[[], Iterable[Batcher]] = tuple) -> None:
+        self._batchers = batchers
         self._limits = limits
         self._deliver: Callable[[Callable[[], None]], object] = _not_started
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -75,8 +75,9 @@ class DecodeStage:
                 job.batcher.forget()
             else:
                 self._decode(job)
-            for batcher in self._helped:
-                batcher.lend_hand(self._busy)
+            for batcher in self._batchers():
+                if not batcher.has_threads:
+                    batcher.lend_hand(self._busy)
 
     def _busy(self) -> bool:
         return not self._jobs.empty()

@@ -1,33 +1,18 @@
 """The models that a server serves: opened from a folder, verified, warmed up, and closed again."""
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from serve.batcher import Batcher, BatchReport, call_now
-from serve.capacity import Capacity
-from serve.engine import Engine, EngineInfo, EngineLost
-from serve.engine_choice import on_cpu, open_engine
+from serve.engine import EngineLost
 from serve.errors import BadField, NotFound, nearest, quoted
+from serve.served_model import ServedModel, open_model
 from serve.settings import Settings
-from serve.tasks import ROUTES, contract_of
-from skipvit.artifacts import (
-    LABELS,
-    MANIFEST,
-    ArtifactCorrupt,
-    ArtifactMissing,
-    Entry,
-    model_names,
-    read_entry,
-    versions_of,
-)
-from skipvit.manifest import Task, Tiling
-from skipvit.tiling import plan
-from skipvit.transforms import Preprocessing
+from serve.tasks import ROUTES
+from skipvit.artifacts import ArtifactMissing, model_names, read_entry, versions_of
+from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
@@ -35,87 +20,13 @@ State = Literal["new", "warming", "ready", "draining", "failed", "closed"]
 Deliver = Callable[[Callable[[], None]], object]
 
 
-class ServedModel:
-    """One version of one model: what its manifest says, its engine, and the batcher in front of it."""
-
-    preprocessing: Preprocessing  # of a classifier
-    tiling: Tiling  # of a denoiser
-
-    def __init__(
-        self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0, info: EngineInfo | None = None
-    ) -> None:
-        self.entry = entry
-        self.name = entry.manifest.name
-        self.version = str(entry.manifest.version)
-        self.task = entry.manifest.task
-        self.labels = entry.labels
-        self.classes = classes
-        if self.task == "classification":
-            self.preprocessing = entry.preprocessing
-        else:
-            self.tiling = entry.tiling
-        self.row = contract_of(entry).row
-        self.engine = engine
-        self.engine_info = info or on_cpu(entry, "it was handed over open")
-        self.capacity = Capacity.of(settings, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
-        self.batcher = Batcher(
-            engine,
-            max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
-            max_wait_s=settings.max_wait_ms / 1000,
-            threads=self.capacity.threads,
-            name=self.name,
-        )
-
-    @property
-    def tiles_ahead(self) -> int:
-        """Tiles of one picture of a denoiser that wait or run at a time."""
-        return self.capacity.tiles_ahead(self.batcher.max_batch)
-
-    def warm_up(self) -> None:
-        """Runs every batch size once, and ends where a run takes longer than the budget.
-
-        The largest size that stayed within it becomes the cap, and the time of a single run the longest wait: what
-        waiting saves at best is one run.
-        """
-        info = self.engine_info
-        logger.info("model %s runs on %s, %s (%s): %s", self.name, info.kind, info.device, info.file, info.why)
-        largest, budget_s = 1, self.capacity.budget_s
-        single_s = self._best_run_s(1)
-        sizes = getattr(self.engine, "buckets", None) or range(2, self.batcher.max_batch + 1)
-        for size in (size for size in sizes if 1 < size <= self.batcher.max_batch):
-            if single_s > budget_s or self._best_run_s(size, tries=2) > budget_s:
-                break
-            largest = size
-        self.batcher.max_batch = largest
-        self.batcher.max_wait_s = min(self.batcher.max_wait_s, single_s) if largest > 1 else 0.0
-        logger.info(
-            "model %s/%s is warm: %.2f ms alone, batches of up to %d, waits up to %.2f ms",
-            self.name, self.version, single_s * 1000, largest, self.batcher.max_wait_s * 1000,
-        )  # fmt: skip
-
-    def _best_run_s(self, size: int, tries: int = 3) -> float:
-        batch = np.zeros((size, *self.row), np.uint8)
-        times: list[float] = []
-        while len(times) < tries and sum(times) < 10 * self.capacity.budget_s:
-            started = time.perf_counter()
-            self.engine.run(batch)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    def close(self) -> None:
-        self.batcher.close()
-        self.engine.close()
-
-
 class Repository:
     """Served models by name, and the state of the server: new, warming, ready, draining, failed or closed."""
 
     def __init__(self, models: Iterable[ServedModel]) -> None:
-        self.models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        if not self.models:
+        self._models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        if not self._models:
             raise ValueError("a repository needs at least one model to serve, got none")
-        # The last one that is put in under a task stays: reversed, that is the first.
-        self._firsts: Mapping[Task, ServedModel] = {model.task: model for model in reversed(self.models.values())}
         self.failure: BaseException | None = None
         self._state: State = "new"
 
@@ -140,7 +51,7 @@ class Repository:
         models: list[ServedModel] = []
         try:
             for name in names:
-                models.append(_open_model(read_entry(root, name), settings))
+                models.append(open_model(read_entry(root, name), settings))
         except BaseException:
             for model in models:  # they may hold a GPU's memory
                 model.close()
@@ -150,9 +61,41 @@ class Repository:
     @property
     def state(self) -> State:
         """Where the server stands. An engine that died fails it for good: a restart is the cure."""
-        if self._state in ("ready", "draining") and not all(model.batcher.alive for model in self.models.values()):
+        if self._state in ("ready", "draining") and not all(model.batcher.alive for model in self._models.values()):
             return "failed"
         return self._state
+
+    @property
+    def models(self) -> Mapping[str, ServedModel]:
+        """Models by name. Ask again after every wait: what is served may have changed meanwhile."""
+        return self._models
+
+    @property
+    def batchers(self) -> Sequence[Batcher]:
+        """Batchers of all models, in service or on their way out of it."""
+        return [model.batcher for model in self._models.values()]
+
+    def is_ready(self, model: ServedModel) -> bool:
+        """Whether requests for this model are answered."""
+        return self.state == "ready" and model.batcher.alive
+
+    def find(self, name: str, version: str | None = None) -> ServedModel:
+        """The model called ``name``, in its own version unless another is asked for.
+
+        Raises:
+            NotFound: there is no such model or version. Triton's own clients look for how the message begins.
+        """
+        model = self._models.get(name)
+        if model is None:
+            hint = nearest(name, self._models)
+            raise NotFound("unknown_model", f"Request for unknown model: {quoted(name)} is not found", hint)
+        if version is not None and version != model.version:
+            raise NotFound(
+                "unknown_version",
+                f"Request for unknown model: {quoted(name)} version {quoted(version)} is not found",
+                f"version {model.version} is served",
+            )
+        return model
 
     def get(self, name: str | None, task: Task) -> ServedModel:
         """The model called ``name``, or the first one of ``task``.
@@ -161,14 +104,15 @@ class Repository:
             NotFound: there is no such model; the hint has the nearest names.
             BadField: it is a model of another task; the hint has its route.
         """
+        fitting = [model for model in self._models.values() if model.task == task]
         if name is None:
-            if task not in self._firsts:
+            if not fitting:
                 raise NotFound("no_model", f"no model for {task} is served here", "see GET /v1/models for what is")
-            return self._firsts[task]
-        model = self.models.get(name)
+            return fitting[0]
+        model = self._models.get(name)
         if model is None:
-            fitting = [known.name for known in self.models.values() if known.task == task]
-            raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, fitting or self.models))
+            names = [model.name for model in fitting] or self._models
+            raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, names))
         if model.task != task:
             raise BadField(
                 "wrong_task",
@@ -202,7 +146,7 @@ class Repository:
 
     def drain(self) -> None:
         """Takes the server out of rotation; what comes is still answered."""
-        if self._state != "failed":
+        if self._state not in ("failed", "closed"):
             self._state = "draining"
 
     def close(self) -> None:
@@ -211,24 +155,3 @@ class Repository:
             self._state = "closed"
             for model in self.models.values():
                 model.close()
-
-
-def _open_model(entry: Entry, settings: Settings) -> ServedModel:
-    if entry.manifest.tiling is not None:
-        _check_tiling(entry)
-    engine, info = open_engine(entry, settings)
-    if entry.labels and len(entry.labels) != engine.classes:
-        engine.close()
-        raise ArtifactCorrupt(
-            f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.folder / info.file} has "
-            f"{engine.classes} classes; write one label a line, in class order"
-        )
-    return ServedModel(entry, engine, settings, engine.classes, info)
-
-
-def _check_tiling(entry: Entry) -> None:
-    tiling = entry.tiling
-    try:
-        plan(1, 1, tiling.tile, tiling.halo, tiling.multiple)
-    except ValueError as error:
-        raise ArtifactCorrupt(f"{entry.folder / MANIFEST}: {error}; export it again") from None

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.noise_level import noise_sigma
-from serve.repository import ServedModel
 from serve.restoring import plan_for
+from serve.served_model import ServedModel
 from serve.tiles_in_flight import Stopped, TilesInFlight
 from serve.video_container import container_of
 from serve.video_encoding import ClipEncoder

@@ -1,12 +1,22 @@
-"""Every knob of the server: one class, read from the environment (``SKIPVIT_MAX_BATCH=8``) or given as arguments."""
+"""Every knob of the server: one class, from arguments, the environment (``SKIPVIT_MAX_BATCH=8``) or a TOML file.
+
+The file is ``SKIPVIT_CONFIG`` or ``--config``. It has the settings by their names, and a table for each model or
+group that needs its own: ``[models.NAME]``, ``[groups.NAME]``. Arguments win over the environment, and that over the
+file.
+"""
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from serve.model_settings import GroupSettings, ModelSettings
+
+# The sources of pydantic-settings are chosen per class, without a way to pass them the file.
+_config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -23,7 +33,7 @@ def available_cpus() -> int:
 class Settings(BaseSettings):
     """Limits and sizes of one server process. A request over a limit gets an error that names the setting."""
 
-    model_config = SettingsConfigDict(env_prefix="SKIPVIT_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="SKIPVIT_", frozen=True, use_attribute_docstrings=True, extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 to be reachable from other machines."""
@@ -98,6 +108,47 @@ class Settings(BaseSettings):
     """JSON lines for machines, text for people; auto is text on a terminal."""
     access_log: bool = True
     """Whether to log every request."""
+
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    """Settings of single models by name."""
+    groups: dict[str, GroupSettings] = Field(default_factory=dict)
+    """Groups of models by name, under which one of their variants answers."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Adds the TOML file below everything else."""
+        file = _config_file.get() or os.environ.get("SKIPVIT_CONFIG")
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(file))) if file else sources
+
+    @classmethod
+    def load(cls, config: Path | None = None, **given: Any) -> Self:
+        """Settings as given, filled up from the environment and then from ``config``.
+
+        Raises:
+            OSError: the file cannot be read.
+            tomllib.TOMLDecodeError: it is no TOML.
+            ValidationError: a value makes no sense, or the file has a name that is no setting.
+        """
+        file = config or os.environ.get("SKIPVIT_CONFIG")
+        if file is not None:
+            Path(file).read_bytes()  # a file that is not there would be passed over
+        token = _config_file.set(str(config) if config else None)
+        try:
+            return cls(**given)
+        finally:
+            _config_file.reset(token)
+
+    def of(self, name: str) -> ModelSettings:
+        """What is set for the model called ``name``."""
+        return self.models.get(name) or ModelSettings()
 
     @field_validator("port", mode="before")
     @classmethod

@@ -6,7 +6,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from serve.engine import EngineInfo
-from serve.repository import Repository, ServedModel, State
+from serve.repository import Repository, State
+from serve.served_model import ServedModel
 from serve.tasks import SAMPLE
 from skipvit.manifest import Evaluation, Parity, Task, Tiling
 

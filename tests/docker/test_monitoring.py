@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from serve.batcher import BatchReport
-from serve.metrics import STAGES, Metrics
+from serve.metrics import STAGES, Metrics, ModelState
 from tests.docker.compose_model import project
 from tests.docker.dockerfile import ROOT
 
@@ -23,7 +23,7 @@ FROM_PROMETHEUS = {"instance", "job", "namespace", "pod"}
 def exposed() -> dict[str, set[str]]:
     """Names of all samples that a server answers at /metrics, with their labels."""
     metrics = Metrics()
-    metrics.watch_models(["shades"], lambda name: True, lambda name: 0)
+    metrics.watch_models(lambda: [ModelState("shades", "1", True, 0)])
     metrics.watch_decoding(lambda: 0)
     metrics.request("shades", "1", "/v1/classify", "ok")
     metrics.batch("shades", BatchReport(size=1, reason="idle"))

@@ -88,8 +88,8 @@ def test_metrics_have_bounded_labels(models_dir: Path) -> None:
         for name in (
             'skipvit_batch_size_count{model="shades"} 1.0',
             'skipvit_batches_total{model="shades",reason="idle"} 1.0',
-            'skipvit_queue_images{model="shades"} 0.0',
-            'skipvit_model_ready{model="shades"} 1.0',
+            'skipvit_queue_images{model="shades",version="1"} 0.0',
+            'skipvit_model_ready{model="shades",version="1"} 1.0',
             "skipvit_inflight_requests 1.0",
             "skipvit_cancelled_total 0.0",
             "process_resident_memory_bytes",

@@ -10,7 +10,8 @@ import pytest
 
 from serve.cli import main
 from serve.engine import OnnxCpuEngine
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from tests.serve.clips import changing_size, clip, gradient_frames, million_frames, noise_frames

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from serve.engine import OnnxCpuEngine
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from tests.serve.clips import clip, decoded, noise_frames

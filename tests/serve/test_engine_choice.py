@@ -19,7 +19,8 @@ from serve.cli import main
 from serve.engine import EngineUnavailable, OnnxCpuEngine
 from serve.engine_choice import open_engine
 from serve.onnx_cuda_engine import has_cuda_build
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import Entry, read_entry
 from tests.serve.denoisers import write_denoiser

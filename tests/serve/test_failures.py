@@ -65,7 +65,7 @@ def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path, engine_thread
             assert "out of service" in response.json()["error"]["message"]
             assert (await client.get("/readyz")).status_code == 503
             assert (await client.get("/livez")).status_code == 503
-            assert 'skipvit_model_ready{model="shades"} 0.0' in (await client.get("/metrics")).text
+            assert 'skipvit_model_ready{model="shades",version="1"} 0.0' in (await client.get("/metrics")).text
             assert (await client.post("/v1/classify", content=png(), headers=PNG)).status_code == 503
 
     asyncio.run(main())

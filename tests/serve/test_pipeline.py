@@ -54,7 +54,7 @@ def test_every_picture_comes_back_once_with_its_own_answer(
 ) -> None:
     collector = Collector()
     batchers = [Batcher(Echo(1000 * k), max_batch=4, max_wait_s=max_wait_s, threads=engine_threads) for k in range(2)]
-    stage = DecodeStage(decode_threads, ImageLimits(), batchers)
+    stage = DecodeStage(decode_threads, ImageLimits(), lambda: batchers)
     for batcher in batchers:
         batcher.start(collector.deliver)
     stage.start(collector.deliver)
@@ -84,7 +84,7 @@ def test_every_picture_comes_back_once_with_its_own_answer(
 def test_abandoned_pictures_are_not_decoded() -> None:
     collector = Collector()
     batcher = Batcher(Echo(0), max_batch=4, max_wait_s=0.0)
-    stage = DecodeStage(1, ImageLimits(), [batcher])
+    stage = DecodeStage(1, ImageLimits(), lambda: [batcher])
     batcher.start(collector.deliver)
     gone, stays = Ticket(collector.done.append), Ticket(collector.done.append)
     gone.abandoned = True

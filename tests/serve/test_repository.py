@@ -10,7 +10,8 @@ import pytest
 
 from serve.engine import OnnxCpuEngine
 from serve.errors import BadField, NotFound
-from serve.repository import Repository, ServedModel
+from serve.repository import Repository
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, ArtifactError, read_entry, sha256_of
 from skipvit.manifest import Tiling

@@ -1,0 +1,130 @@
+"""One version of one model, served: what its manifest says, its engine, and the batcher in front of it."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from serve.batcher import Batcher
+from serve.capacity import Capacity
+from serve.engine import Engine, EngineInfo
+from serve.engine_choice import on_cpu, open_engine
+from serve.settings import Settings
+from serve.tasks import contract_of
+from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, Entry
+from skipvit.manifest import Tiling
+from skipvit.tiling import plan
+from skipvit.transforms import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+class ServedModel:
+    """One version of one model: what its manifest says, its engine, and the batcher in front of it."""
+
+    preprocessing: Preprocessing  # of a classifier
+    tiling: Tiling  # of a denoiser
+
+    def __init__(
+        self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0, info: EngineInfo | None = None
+    ) -> None:
+        self.entry = entry
+        self.name = entry.manifest.name
+        self.version = str(entry.manifest.version)
+        self.task = entry.manifest.task
+        self.labels = entry.labels
+        self.classes = classes
+        if self.task == "classification":
+            self.preprocessing = entry.preprocessing
+        else:
+            self.tiling = entry.tiling
+        self.row = contract_of(entry).row
+        self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
+        self.engine = engine
+        self.engine_info = info or on_cpu(entry, "it was handed over open")
+        self.capacity = Capacity.of(settings, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
+        self.batcher = Batcher(
+            engine,
+            max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
+            max_wait_s=settings.max_wait_ms / 1000,
+            threads=self.capacity.threads,
+            name=self.name,
+        )
+
+    @property
+    def tiles_ahead(self) -> int:
+        """Tiles of one picture of a denoiser that wait or run at a time."""
+        return self.capacity.tiles_ahead(self.batcher.max_batch)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Held from the look-up of the model until nothing more is asked of it: nobody closes it meanwhile."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+
+    def warm_up(self) -> None:
+        """Runs every batch size once, and ends where a run takes longer than the budget.
+
+        The largest size that stayed within it becomes the cap, and the time of a single run the longest wait: what
+        waiting saves at best is one run.
+        """
+        info = self.engine_info
+        logger.info("model %s runs on %s, %s (%s): %s", self.name, info.kind, info.device, info.file, info.why)
+        largest, budget_s = 1, self.capacity.budget_s
+        single_s = self._best_run_s(1)
+        sizes = getattr(self.engine, "buckets", None) or range(2, self.batcher.max_batch + 1)
+        for size in (size for size in sizes if 1 < size <= self.batcher.max_batch):
+            if single_s > budget_s or self._best_run_s(size, tries=2) > budget_s:
+                break
+            largest = size
+        self.batcher.max_batch = largest
+        self.batcher.max_wait_s = min(self.batcher.max_wait_s, single_s) if largest > 1 else 0.0
+        logger.info(
+            "model %s/%s is warm: %.2f ms alone, batches of up to %d, waits up to %.2f ms",
+            self.name, self.version, single_s * 1000, largest, self.batcher.max_wait_s * 1000,
+        )  # fmt: skip
+
+    def _best_run_s(self, size: int, tries: int = 3) -> float:
+        batch = np.zeros((size, *self.row), np.uint8)
+        times: list[float] = []
+        while len(times) < tries and sum(times) < 10 * self.capacity.budget_s:
+            started = time.perf_counter()
+            self.engine.run(batch)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def close(self) -> None:
+        self.batcher.close()
+        self.engine.close()
+
+
+def open_model(entry: Entry, settings: Settings) -> ServedModel:
+    """Loads the model of a repository's entry; it is neither started nor warm.
+
+    Raises:
+        ArtifactError: something is wrong with its files; the message names the one.
+        EngineUnavailable: the engine that the settings ask for cannot run here.
+    """
+    if entry.manifest.tiling is not None:
+        _check_tiling(entry)
+    engine, info = open_engine(entry, settings)
+    if entry.labels and len(entry.labels) != engine.classes:
+        engine.close()
+        raise ArtifactCorrupt(
+            f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.folder / info.file} has "
+            f"{engine.classes} classes; write one label a line, in class order"
+        )
+    return ServedModel(entry, engine, settings, engine.classes, info)
+
+
+def _check_tiling(entry: Entry) -> None:
+    tiling = entry.tiling
+    try:
+        plan(1, 1, tiling.tile, tiling.halo, tiling.multiple)
+    except ValueError as error:
+        raise ArtifactCorrupt(f"{entry.folder / MANIFEST}: {error}; export it again") from None
