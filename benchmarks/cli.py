@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import gpu_cli
+from benchmarks import gpu_cli, proofs
 from benchmarks.families import DENOISERS, FAMILIES, FORMS
 from skipvit.arguments import whole
 
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "presets": _presets,
     }
     try:
+        if arguments.what in proofs.PROOFS:
+            return proofs.run(arguments.what, arguments)
         return commands[arguments.what](arguments)
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; run: pip install 'skipvit[bench,train]'")
@@ -195,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     gpu_cli.add_arguments(what.add_parser("gpu", help="our kernels and whole models on an NVIDIA GPU"))
     _add_runner(what.add_parser("runner", help="CPU time of the runner of engines per batch, with a stubbed context"))
     what.add_parser("presets", help="prints parameters and MACs of every preset beside their closed forms")
+    proofs.add_parsers(what)
     return parser
 
 
