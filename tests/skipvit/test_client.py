@@ -287,3 +287,12 @@ def test_importing_skipvit_loads_no_client_and_the_client_no_model() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_without_its_packages_the_program_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['httpx'] = None; from skipvit.client_entry import main; sys.exit(main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "skipvit-client: httpx is not installed; run: pip install 'skipvit[client]'\n"
