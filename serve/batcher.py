@@ -183,7 +183,9 @@ class Batcher:
         batch: list[Ticket] = []
         while self._waiting and len(batch) < size:
             ticket = self._waiting.popleft()
-            if not ticket.abandoned:
+            if ticket.abandoned:
+                ticket.drop()
+            else:
                 batch.append(ticket)
         if self._waiting:
             self._changed.notify()  # the rest is for the next free engine, which may not have been woken yet

@@ -79,7 +79,7 @@ class Classify:
             answered = len(tickets)
         except (ClientGone, asyncio.CancelledError):
             for ticket in tickets:
-                ticket.abandoned = True
+                ticket.abandon()
             self._metrics.cancelled(left)
             raise
         finally:

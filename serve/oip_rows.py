@@ -65,7 +65,7 @@ class RowRunner:
         finally:
             if not answered:
                 for ticket in tickets:
-                    ticket.abandoned = True
+                    ticket.abandon()
             places.release(len(tickets), answered)
         self._observe(tickets)
         return tickets

@@ -17,6 +17,7 @@ class Ticket:
         "decode_s",
         "error",
         "infer_s",
+        "on_abandoned",
         "on_done",
         "pixels",
         "queue_s",
@@ -26,13 +27,23 @@ class Ticket:
 
     def __init__(self, on_done: Callable[["Ticket"], None]) -> None:
         self.on_done = on_done
-        self.abandoned = False  # set by whoever no longer wants the answer
+        self.abandoned = False  # read by whoever would work on it next
+        self.on_abandoned: Callable[[], None] | None = None  # where the work is done in another process
         self.pixels: Pixels | None = None
         self.result: Rows | None = None  # the model's row for it: (classes,) float32, or uint8 pixels
         self.error: RequestError | None = None
         self.batch_size = 0
         self.decode_s = self.queue_s = self.infer_s = 0.0
         self.waiting_since = time.perf_counter()
+
+    def abandon(self) -> None:
+        """Says that nobody wants the answer any more: what was not begun is not done."""
+        self.abandoned = True
+        if self.on_abandoned is not None:
+            self.on_abandoned()
+
+    def drop(self) -> None:
+        """Called in place of ``on_done`` by a batcher that leaves it out: whoever lent memory gets it back."""
 
     def begin(self) -> float:
         """Ends a stretch of waiting, adds it to ``queue_s``, and returns the present."""

@@ -37,7 +37,7 @@ class TilesInFlight:
     def abandon(self) -> None:
         """Has tiles that no engine has taken yet dropped."""
         for ticket in self._flight:
-            ticket.abandoned = True
+            ticket.abandon()
 
     def restored(self, tiles: Plan, blender: Blender, cut: Callable[[Tile], Pixels]) -> Iterator[tuple[Tile, Rows]]:
         """Gives each tile with what the model made of it, in the order in which they are done.

@@ -150,7 +150,7 @@ def test_abandoned_pictures_are_not_computed() -> None:
         pictures.put(1)
         assert engine.entered.acquire(timeout=10)
         gone, stays = pictures.put(2), pictures.put(3)
-        gone.abandoned = True
+        gone.abandon()
         engine.gate.set()
         pictures.wait(2)
         assert stays.result is not None
@@ -336,7 +336,7 @@ def test_a_lent_hand_drops_what_is_abandoned_and_isolates_poison() -> None:
     engine = FakeEngine()
     with helped(engine) as pictures:
         tickets = [pictures.put(value) for value in (1, POISON, 2)]
-        tickets[0].abandoned = True
+        tickets[0].abandon()
         pictures.batcher.lend_hand(idle)
         assert engine.batches == [[POISON, 2], [POISON], [2]]
         assert [t.error is None for t in tickets[1:]] == [False, True]

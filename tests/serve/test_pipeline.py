@@ -87,7 +87,7 @@ def test_abandoned_pictures_are_not_decoded() -> None:
     stage = DecodeStage(1, ImageLimits(), lambda: [batcher])
     batcher.start(collector.deliver)
     gone, stays = Ticket(collector.done.append), Ticket(collector.done.append)
-    gone.abandoned = True
+    gone.abandon()
     for ticket in (gone, stays):
         stage.submit(Job(ticket, png(9), None, RULE, batcher))
     stage.start(collector.deliver)
