@@ -59,6 +59,7 @@ class Batcher:
         self._waiting: deque[Ticket] = deque()
         self._upcoming = 0
         self._idle = 0
+        self._hands = 0  # threads that lend one and have taken a batch
         self._closing = False
         self._death: BaseException | None = None
         self._deliver: Callable[[Callable[[], None]], object] = call_now
@@ -115,22 +116,34 @@ class Batcher:
             ticket.error = _out_of_service(self.name)
             self._finish([ticket])
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Lets the threads finish what waits, then ends them."""
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Takes nothing more, has what waits finished, and waits for all that run the engine.
+
+        Returns whether they have ended. If so, nobody calls the engine again, and it may be closed.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout_s
+        if not self._threads:
+            self.lend_hand(lambda: False)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            left_s = max(0.0, deadline - time.monotonic())
+            rested = self._changed.wait_for(lambda: not self._hands and not self._waiting, left_s)
+        return rested and not any(thread.is_alive() for thread in self._threads)
 
     def lend_hand(self, busy: Callable[[], bool]) -> None:
         """Runs in the calling thread what is due: full and overdue batches while ``busy()``, otherwise everything."""
         try:
             while batch := self._due(busy()):
                 tickets, reason = batch
-                self._run(tickets)
+                try:
+                    self._run(tickets)
+                finally:
+                    self._withdraw_hand()
                 self._report(BatchReport(len(tickets), reason))
         except BaseException as error:  # the engine is lost, the thread that lent a hand is not
             self._die(error)
@@ -148,7 +161,14 @@ class Batcher:
             else:
                 return None
             batch = self._pop(self.max_batch)
+            self._hands += bool(batch)
         return (batch, reason) if batch else None
+
+    def _withdraw_hand(self) -> None:
+        with self._changed:
+            self._hands -= 1
+            if self._closing:
+                self._changed.notify_all()
 
     # --- engine threads ---
 

@@ -361,3 +361,29 @@ def test_thousand_pictures_from_many_threads_all_get_their_own_answer(threads: i
     for value, ticket in tickets:
         assert ticket.result is not None
         assert ticket.result.item() == value
+
+
+def test_closing_waits_for_a_hand_that_was_lent() -> None:
+    """Whoever closes the engine afterwards takes it away from nobody."""
+    engine = FakeEngine()
+    pictures = Pictures(Batcher(engine, max_batch=1, max_wait_s=0.0))
+    pictures.batcher.start(pictures.deliver)
+    engine.gate.clear()
+    tickets = [pictures.put(1), pictures.put(2)]
+    hand = threading.Thread(target=pictures.batcher.lend_hand, args=[lambda: False])
+    hand.start()
+    assert engine.entered.acquire(timeout=30)
+    closed: list[bool] = []
+    closing = threading.Thread(target=lambda: closed.append(pictures.batcher.close(timeout_s=30)))
+    closing.start()
+    assert engine.entered.acquire(timeout=30)  # it lends a hand itself, with the second picture
+    assert not pictures.batcher.close(timeout_s=0.01)
+    engine.gate.set()
+    closing.join(30)
+    hand.join(30)
+    assert closed == [True]
+    assert [ticket.error for ticket in tickets] == [None, None]
+    refused = pictures.put(3)
+    assert refused.error is not None
+    pictures.batcher.lend_hand(lambda: False)
+    assert engine.batches == [[1], [2]] or engine.batches == [[2], [1]]
