@@ -191,7 +191,7 @@ def test_help_holds_two_commands_and_every_default() -> None:
     assert "skipvit-serve models" in done.stdout
     assert "curl -T digit.png" in done.stdout
     assert "Default: 8000" in done.stdout
-    for name in Settings.model_fields:
+    for name in Settings.model_fields.keys() - {"models", "groups"}:
         assert f"--{name.replace('_', '-')}" in done.stdout
 
 
