@@ -10,19 +10,14 @@ and --config names a file for the rest. On SIGTERM
 """
 
 import argparse
-import contextlib
 import errno
-import signal
 import socket
 import sys
-import time
 import tomllib
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -31,52 +26,13 @@ from pydantic_settings import SettingsError
 from serve.app import create_app
 from serve.engine import EngineUnavailable
 from serve.heap import return_large_blocks
+from serve.http_server import HttpServer, listen, url_of
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactError
 
 _SHORTER = {"decode_threads": ("--threads",)}
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn with a drain: SIGTERM first takes the server out of rotation, and ends in exit code 0."""
-
-    def __init__(self, config: uvicorn.Config, settings: Settings, repository: Repository, url: str) -> None:
-        super().__init__(config)
-        self._settings = settings
-        self._repository = repository
-        self._url = url
-        self._announced = False
-        self._leave_at: float | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        # Uvicorn's own raises the signal again at the end, and the process would die of it instead of exiting with 0.
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._leave_at is not None:
-            self.should_exit = self.force_exit = True  # asked twice: now
-            return
-        self._repository.drain()
-        lame_duck_s = self._settings.lame_duck_s if sig == signal.SIGTERM else 0.0
-        self._leave_at = time.monotonic() + lame_duck_s
-
-    async def on_tick(self, counter: int) -> bool:
-        if not self._announced and self._repository.state == "ready":
-            self._announced = True
-            print(f"skipvit-serve: ready, open {self._url}", flush=True)
-        if self._repository.failure is not None:
-            self.should_exit = True
-        if self._leave_at is not None and time.monotonic() >= self._leave_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "or serve a folder without that model"
         )
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except OSError as error:
         repository.close()
         taken = "stop what listens there, or give another --port (0 takes a free one)"
@@ -114,37 +70,17 @@ def _serve(settings: Settings, repository: Repository, listener: socket.socket) 
     set_up_logging(settings.log_format)
     if any(model.task != "classification" for model in repository.models.values()):
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
-    config = uvicorn.Config(
+    url = url_of(settings.host, listener.getsockname()[1])
+    server = HttpServer(
         create_app(settings, repository),
-        access_log=False,  # the app writes its own, with the request id
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        backlog=1024,
+        settings,
+        repository,
+        lambda: print(f"skipvit-serve: ready, open {url}", flush=True),
     )
-    server = _Server(config, settings, repository, _url(settings.host, listener))
     server.run(sockets=[listener])
     if repository.failure is not None:
         return _fail(f"a model failed to warm up: {repository.failure}")
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    listener.set_inheritable(True)
-    return listener
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{listener.getsockname()[1]}/"
 
 
 def _explain(error: ErrorDetails) -> str:

@@ -1,0 +1,98 @@
+"""Uvicorn as this program runs it: with a drain, and an exit code that says how it went."""
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from serve.repository import Repository
+from serve.settings import Settings
+
+BACKLOG = 1024
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn with a drain: SIGTERM first takes the server out of rotation, and ends in exit code 0.
+
+    ``announce`` is called once, when the models are warm.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, repository: Repository, announce: Callable[[], None]) -> None:
+        super().__init__(_config_of(app, settings))
+        self._settings = settings
+        self._repository = repository
+        self._announce = announce
+        self._announced = False
+        self._leave_at: float | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # Uvicorn's own raises the signal again at the end, and the process would die of it instead of exiting with 0.
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.leave(self._settings.lame_duck_s if sig == signal.SIGTERM else 0.0)
+
+    def leave(self, lame_duck_s: float) -> None:
+        """Begins the drain, and ends it after so long; asked twice, at once."""
+        if self._leave_at is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._repository.drain()
+        self._leave_at = time.monotonic() + lame_duck_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if not self._announced and self._repository.state == "ready":
+            self._announced = True
+            self._announce()
+        if self._repository.failure is not None:
+            self.should_exit = True
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket bound to an address; ``shared`` lets processes that ask for the same each have one.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def url_of(host: str, port: int) -> str:
+    """Where people find a server that listens there."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}/"
+
+
+def _config_of(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        access_log=False,  # the app writes its own, with the request id
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        backlog=BACKLOG,
+    )
