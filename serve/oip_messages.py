@@ -26,12 +26,18 @@ class WantedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One request. ``outputs`` is None where all are asked for, as binary data if ``binary``."""
+    """One request. ``outputs`` is None where all are asked for, as binary data if ``binary``.
+
+    ``timeout_us`` and ``priority`` are Triton's parameters of those names: how long it may wait in microseconds, and
+    how soon it is wanted, 1 first. 0 leaves both to the server.
+    """
 
     request_id: str | None
     inputs: tuple[Tensor, ...]
     outputs: tuple[WantedOutput, ...] | None
     binary: bool
+    timeout_us: int = 0
+    priority: int = 0
 
 
 def header_length(text: str, size: int) -> int | None:
@@ -63,7 +69,14 @@ def parse_request(raw: bytes, json_size: int | None) -> InferRequest:
     parameters = _object(document.get("parameters"), "the request's parameters")
     binary = _flag(parameters, "binary_data_output", False)
     inputs = _inputs(document.get("inputs"), view[len(raw) if json_size is None else json_size :])
-    return InferRequest(_request_id(document.get("id")), inputs, _outputs(document.get("outputs"), binary), binary)
+    return InferRequest(
+        _request_id(document.get("id")),
+        inputs,
+        _outputs(document.get("outputs"), binary),
+        binary,
+        _whole(parameters, "timeout"),
+        _whole(parameters, "priority"),
+    )
 
 
 def _document(view: Buffer) -> dict[str, Any]:
@@ -155,6 +168,13 @@ def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise _bad(f"{name} is a {kind_of(value)}", "send true or false")
+    return value
+
+
+def _whole(parameters: Mapping[str, Any], name: str) -> int:
+    value = parameters.get(name, 0)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise _bad(f"{name} is {quoted(str(value))}", "send a whole number from 0, or leave it out")
     return value
 
 
