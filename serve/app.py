@@ -19,6 +19,7 @@ from serve.denoise import Denoise
 from serve.denoise_video import DenoiseVideo
 from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
+from serve.gpu_figures import Gpus
 from serve.metrics import Metrics, ModelState
 from serve.oip_infer import Infer
 from serve.oip_routes import OipStatus, oip_routes
@@ -90,7 +91,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     app.router.routes.extend(oip_routes(OipStatus(settings, repository, admission, infer), infer))
     add_status_routes(app, repository)
     add_sample_route(app, repository)
-    app.add_route("/metrics", _metrics_endpoint(metrics), methods=["GET"], include_in_schema=False)
+    app.add_route("/metrics", _metrics_endpoint(metrics, repository), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
     described = {
         ROUTES["classification"]: CLASSIFY,
@@ -112,11 +113,17 @@ def _close(decoding: DecodeStage, repository: Repository) -> None:
 
 
 def _model_state(repository: Repository, model: ServedModel) -> ModelState:
-    return ModelState(model.name, model.version, repository.is_ready(model), model.batcher.waiting)
+    info = model.engine_info
+    waiting = model.batcher.waiting
+    return ModelState(model.name, model.version, repository.is_ready(model), waiting, info.kind, info.device)
 
 
-def _metrics_endpoint(metrics: Metrics) -> Callable[[Request], Awaitable[Response]]:
+def _metrics_endpoint(metrics: Metrics, repository: Repository) -> Callable[[Request], Awaitable[Response]]:
+    gpus = Gpus()
+
     async def render(_request: Request) -> Response:
+        if any(model.engine_info.kind != "onnx-cpu" for model in repository.models.values()):
+            metrics.gpus = await asyncio.to_thread(gpus.read)
         return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return render

@@ -80,19 +80,19 @@ class Classify:
         except (ClientGone, asyncio.CancelledError):
             for ticket in tickets:
                 ticket.abandon()
-            self._metrics.cancelled(left)
+            self._metrics.gave_up(tickets)
             raise
         finally:
             self._admission.release(len(tickets), answered)
-        self._observe(tickets)
+        self._observe(model.name, tickets)
         return tickets
 
-    def _observe(self, tickets: Sequence[Ticket]) -> None:
+    def _observe(self, model: str, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
-            self._metrics.stage("decode", ticket.decode_s)
+            self._metrics.stage("decode", ticket.decode_s, model)
             if ticket.error is None:
-                self._metrics.stage("queue", ticket.queue_s)
-                self._metrics.stage("infer", ticket.infer_s)
+                self._metrics.stage("queue", ticket.queue_s, model)
+                self._metrics.stage("infer", ticket.infer_s, model)
 
 
 def _result(model: ServedModel, picture: Picture, ticket: Ticket, top_k: int) -> dict[str, Any]:

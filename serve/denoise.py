@@ -21,6 +21,7 @@ from serve.picture_format import FORMATS, Encoded, encode, fitting_type
 from serve.repository import Repository
 from serve.restoring import Restoration, plan_for
 from serve.settings import Settings
+from serve.ticket import Where
 from serve.tiles_in_flight import Stopped
 from serve.uploads import Wanted
 
@@ -82,7 +83,7 @@ class Denoise:
         except (ClientGone, asyncio.CancelledError):
             job.stop()
             task.add_done_callback(_look_at)
-            self._metrics.cancelled(1)
+            self._metrics.cancelled(job.where)
             raise
         task.result()
         await self._send(job)
@@ -136,12 +137,13 @@ class Denoise:
         await send_bytes(job.order.send, encoded.data, headers, self._settings.send_timeout_s)
 
     def _observe(self, job: "_Job") -> None:
+        model = job.order.model.name
         for stage in ("decode", "denoise", "encode"):
-            self._metrics.stage(stage, job.times[stage])
+            self._metrics.stage(stage, job.times[stage], model)
         for waited, ran in zip(job.restoration.tiles.waits_s, job.restoration.tiles.runs_s, strict=True):
-            self._metrics.stage("queue", waited)
-            self._metrics.stage("infer", ran)
-        self._metrics.tiles(job.order.model.name, len(job.tiles))
+            self._metrics.stage("queue", waited, model)
+            self._metrics.stage("infer", ran, model)
+        self._metrics.tiles(model, len(job.tiles))
         job.order.scope[NOTES].update(tiles=len(job.tiles), type=job.encoded.media_type)
 
 
@@ -165,6 +167,13 @@ class _Job:
         self.restoration = Restoration(model.batcher, self.tiles, model.tiles_ahead)
         if self._stopped:
             raise Stopped
+
+    @property
+    def where(self) -> Where:
+        """The stage that it is in."""
+        if "decode" not in self.times:
+            return "decode"
+        return "encode" if "denoise" in self.times else "infer"
 
     def stop(self) -> None:
         """Ends the job after the step that it is in."""

@@ -82,7 +82,7 @@ class DenoiseVideo:
                 await self._send(job, job.answer())
         except (ClientGone, asyncio.CancelledError):
             job.work.stop()
-            self._metrics.cancelled(1)
+            self._metrics.cancelled("infer")
             raise
 
     async def _send(self, job: "_Job", answer: "ClipAnswer") -> None:
@@ -122,12 +122,13 @@ class DenoiseVideo:
         await send_pieces(job.order.send, last, self._settings.send_timeout_s)
 
     def _observe(self, job: "_Job", answer: "ClipAnswer") -> None:
+        model = job.order.model.name
         for stage in ("decode", "denoise", "encode"):
-            self._metrics.stage(stage, job.work.seconds[stage])
+            self._metrics.stage(stage, job.work.seconds[stage], model)
         for waited, ran in zip(job.work.tiles.waits_s, job.work.tiles.runs_s, strict=True):
-            self._metrics.stage("queue", waited)
-            self._metrics.stage("infer", ran)
-        self._metrics.tiles(job.order.model.name, len(job.work.tiles.runs_s))
+            self._metrics.stage("queue", waited, model)
+            self._metrics.stage("infer", ran, model)
+        self._metrics.tiles(model, len(job.work.tiles.runs_s))
         job.order.scope[NOTES].update(tiles=len(job.work.tiles.runs_s), frames=answer.frames, type=job.media_type)
 
 

@@ -59,6 +59,10 @@ class Doorway:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientGone:
+            if status != _CLIENT_CLOSED:
+                self._metrics.cancelled("send", notes.get("images", 1))
+            elif "images" not in notes:
+                self._metrics.cancelled("read")
             status = _CLIENT_CLOSED
         except asyncio.CancelledError:
             # By the server itself, when the time to drain is over: the client is still there, and can be told.
@@ -77,7 +81,12 @@ class Doorway:
         path = scope["path"]
         route = notes.pop("route", path)
         route = route if route in self._routes else "other"
-        self._metrics.request(notes.get("model", ""), notes.get("version", ""), route, outcome_of(status))
+        model, outcome = notes.get("model", ""), outcome_of(status)
+        self._metrics.request(model, notes.get("version", ""), route, outcome)
+        if model:
+            self._metrics.stage("total", seconds, model)
+            if outcome == "ok":
+                self._metrics.recent.answered(seconds)
         if self._access_log and logger.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": scope[REQUEST_ID],
@@ -107,6 +116,8 @@ def outcome_of(status: int) -> Outcome:
         return "cancelled"
     if status in (429, 503):
         return "rejected"
+    if status == 504:
+        return "deadline"
     if status >= 500:
         return "server_error"
     return "client_error" if status >= 400 else "ok"

@@ -92,7 +92,6 @@ class Intake:
             await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
         finally:
             body.release()
-            self._metrics.stage("total", time.perf_counter() - started)
 
     async def _order(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> Order:
         query = parse_query(scope["query_string"], self._wanted.parameters)
@@ -108,10 +107,10 @@ class Intake:
         self._places.check()  # before the body is read: shedding load must be cheap
         raw = await body.read()
         read_s = time.perf_counter() - started
-        self._metrics.stage("read", read_s)
         upload = await self._parse(header(scope, b"content-type"), raw)
         parameters = _merged(query, upload.parameters)
         model = self._repository.get(parse_model(parameters.get("model")), self._task)
+        self._metrics.stage("read", read_s, model.name)
         scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
         return Order(scope, receive, send, body, model, upload.pictures, parameters, started, read_s)
 

@@ -1,7 +1,8 @@
 """Prometheus metrics of one app, in its own registry. Times are in seconds, labels are bounded."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,10 +16,14 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+import skipvit
 from serve.batcher import BatchReport
+from serve.gpu_figures import GpuState
+from serve.recent import Recent
+from serve.ticket import Ticket, Where
 
 Stage = Literal["read", "decode", "queue", "infer", "denoise", "encode", "total"]
-Outcome = Literal["ok", "client_error", "rejected", "server_error", "cancelled"]
+Outcome = Literal["ok", "client_error", "rejected", "server_error", "deadline", "cancelled"]
 
 STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "denoise", "encode", "total")
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
@@ -33,6 +38,8 @@ class ModelState(NamedTuple):
     version: str
     ready: bool
     waiting: int
+    engine: str = ""
+    device: str = ""
 
 
 class _Models(Collector):
@@ -44,11 +51,37 @@ class _Models(Collector):
         queue = GaugeMetricFamily(
             "skipvit_queue_images", "Decoded pictures or tiles waiting for an engine", labels=["model", "version"]
         )
+        info = GaugeMetricFamily(
+            "skipvit_model_info", "1; what runs the model", labels=["model", "version", "engine", "device"]
+        )
         for state in self._states():
             ready.add_metric([state.name, state.version], float(state.ready))
             queue.add_metric([state.name, state.version], float(state.waiting))
-        yield ready
-        yield queue
+            info.add_metric([state.name, state.version, state.engine, state.device], 1.0)
+        yield from (ready, queue, info)
+
+
+class _Gpus(Collector):
+    """GPUs as they were when ``states`` was last filled: asking them takes too long for the event loop."""
+
+    def __init__(self, states: Callable[[], Iterable[GpuState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["gpu", "name"]
+        families: dict[str, GaugeMetricFamily] = {
+            "memory_used": GaugeMetricFamily("skipvit_gpu_memory_used_bytes", "By all processes", labels=labels),
+            "memory_total": GaugeMetricFamily("skipvit_gpu_memory_total_bytes", "Of the GPU", labels=labels),
+            "utilization": GaugeMetricFamily(
+                "skipvit_gpu_utilization_ratio", "Share of time in which any kernel ran", labels=labels
+            ),
+            "temperature": GaugeMetricFamily("skipvit_gpu_temperature_celsius", "Of the chip", labels=labels),
+        }
+        for state in self._states():
+            for field, family in families.items():
+                if (value := getattr(state, field)) is not None:
+                    family.add_metric([str(state.index), state.name], value)
+        yield from families.values()
 
 
 class Metrics:
@@ -59,14 +92,13 @@ class Metrics:
         self._requests = Counter(
             "skipvit_requests", "Requests by outcome", ["model", "version", "route", "outcome"], registry=self.registry
         )
-        stages = Histogram(
+        self._stages = Histogram(
             "skipvit_stage_seconds",
             "Time in each stage: read and total per request, queue and infer per picture or tile, others per picture",
-            ["stage"],
+            ["stage", "model"],
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._observe = {stage: stages.labels(stage).observe for stage in STAGES}
         self._batch_size = Histogram(
             "skipvit_batch_size",
             "Pictures or tiles per run of a model",
@@ -80,6 +112,9 @@ class Metrics:
             ["model", "reason"],
             registry=self.registry,
         )
+        self._images = Counter(
+            "skipvit_images", "Pictures or tiles that models ran on", ["model"], registry=self.registry
+        )
         self._tiles = Histogram(
             "skipvit_tiles", "Tiles per denoised picture", ["model"], buckets=_TILES, registry=self.registry
         )
@@ -87,9 +122,19 @@ class Metrics:
             "skipvit_rejected", "Requests turned away, by error code", ["reason"], registry=self.registry
         )
         self._cancelled = Counter(
-            "skipvit_cancelled", "Pictures whose client went away while they waited", registry=self.registry
+            "skipvit_cancelled",
+            "Pictures whose client went away, by the stage that they were in",
+            ["where"],
+            registry=self.registry,
         )
+        for where in get_args(Where):
+            self._cancelled.labels(where)
+        build = Gauge("skipvit_build_info", "1; what runs here", ["version", "python"], registry=self.registry)
+        build.labels(skipvit.__version__, platform.python_version()).set(1)
         self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self.recent = Recent()
+        self.gpus: Sequence[GpuState] = ()
+        self.registry.register(_Gpus(lambda: self.gpus))
         self.in_flight = 0
         self._gauge("skipvit_inflight_requests", "Requests being answered", lambda: self.in_flight)
         ProcessCollector(registry=self.registry)
@@ -102,23 +147,39 @@ class Metrics:
         if count is None:
             count = self._children[key] = self._requests.labels(model, version, route, outcome).inc
         count(1.0)
+        if outcome == "rejected":
+            self.recent.rejected()
+        elif outcome in ("server_error", "deadline"):
+            self.recent.failed()
 
-    def stage(self, stage: Stage, seconds: float) -> None:
-        """Records the time a request or picture spent in a stage."""
-        self._observe[stage](seconds)
+    def stage(self, stage: Stage, seconds: float, model: str) -> None:
+        """Records the time that a request or picture for ``model`` spent in a stage."""
+        key = ("stage", stage, model)
+        observe = self._children.get(key)
+        if observe is None:
+            observe = self._children[key] = self._stages.labels(stage, model).observe
+        observe(seconds)
 
     def batch(self, model: str, report: BatchReport) -> None:
         """Counts one run of a model; called from engine threads."""
         self._batch_size.labels(model).observe(report.size)
         self._batches.labels(model, report.reason).inc()
+        self._images.labels(model).inc(report.size)
+        self.recent.batch(report.size)
 
     def tiles(self, model: str, count: int) -> None:
         """Records how many tiles a picture was cut into."""
         self._tiles.labels(model).observe(count)
 
-    def cancelled(self, pictures: int) -> None:
-        """Counts pictures whose client went away before they were answered."""
-        self._cancelled.inc(pictures)
+    def cancelled(self, where: Where, pictures: int = 1) -> None:
+        """Counts pictures whose client went away while they were in the stage ``where``."""
+        self._cancelled.labels(where).inc(pictures)
+
+    def gave_up(self, tickets: Iterable[Ticket]) -> None:
+        """Counts those of ``tickets`` that are not done, where each of them is now."""
+        for ticket in tickets:
+            if ticket.result is None and ticket.error is None:
+                self.cancelled(ticket.where)
 
     def rejected(self, reason: str) -> None:
         """Counts a request turned away; ``reason`` is an error code of ours."""

@@ -69,7 +69,6 @@ class Infer:
             await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
         finally:
             body.release()
-            self._metrics.stage("total", time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> None:
         state = self._repository.state
@@ -110,7 +109,7 @@ class Infer:
         raw = await body.read()
         if coding is not None:
             raw = await self._decompressed(raw, body, coding)
-        self._metrics.stage("read", time.perf_counter() - read_started)
+        self._metrics.stage("read", time.perf_counter() - read_started, model.name)
         length = header_length(header(scope, b"inference-header-content-length"), len(raw))
         request = _raw_request(model, raw) if length == 0 else await self._parse(raw, length)
         wanted = _wanted(request, model)

@@ -63,7 +63,7 @@ class PictureRunner:
             for restoration in restorations:
                 restoration.stop()
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._metrics.cancelled(count)
+            self._metrics.cancelled("infer", count)
             raise
         restored = task.result()
         self._observe(model, restorations)
@@ -109,9 +109,9 @@ class PictureRunner:
     def _observe(self, model: ServedModel, restorations: Sequence[Restoration]) -> None:
         for restoration in restorations:
             tiles = restoration.tiles
-            self._metrics.stage("denoise", restoration.seconds)
+            self._metrics.stage("denoise", restoration.seconds, model.name)
             self._metrics.tiles(model.name, len(tiles.runs_s))
             self._statistics.tiles(model, tiles.waits_s, tiles.runs_s)
             for waited, ran in zip(tiles.waits_s, tiles.runs_s, strict=True):
-                self._metrics.stage("queue", waited)
-                self._metrics.stage("infer", ran)
+                self._metrics.stage("queue", waited, model.name)
+                self._metrics.stage("infer", ran, model.name)

@@ -60,21 +60,21 @@ class RowRunner:
             _raise_first(tickets)
             answered = len(tickets)
         except (ClientGone, asyncio.CancelledError):
-            self._metrics.cancelled(left)
+            self._metrics.gave_up(tickets)
             raise
         finally:
             if not answered:
                 for ticket in tickets:
                     ticket.abandon()
             places.release(len(tickets), answered)
-        self._observe(tickets)
+        self._observe(model.name, tickets)
         return tickets
 
-    def _observe(self, tickets: Sequence[Ticket]) -> None:
+    def _observe(self, model: str, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
-            self._metrics.stage("decode", ticket.decode_s)
-            self._metrics.stage("queue", ticket.queue_s)
-            self._metrics.stage("infer", ticket.infer_s)
+            self._metrics.stage("decode", ticket.decode_s, model)
+            self._metrics.stage("queue", ticket.queue_s, model)
+            self._metrics.stage("infer", ticket.infer_s, model)
 
 
 def _job(model: ServedModel, row: Row, ticket: Ticket, index: int) -> Job:

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from serve.engine import Rows
 from serve.errors import RequestError
 from skipvit.transforms import Pixels
+
+# Where a request's picture can be when its client goes away.
+Where = Literal["read", "decode", "queue", "infer", "encode", "send"]
 
 
 class Ticket:
@@ -14,6 +18,7 @@ class Ticket:
     __slots__ = (
         "abandoned",
         "batch_size",
+        "begun",
         "decode_s",
         "error",
         "infer_s",
@@ -33,6 +38,7 @@ class Ticket:
         self.result: Rows | None = None  # the model's row for it: (classes,) float32, or uint8 pixels
         self.error: RequestError | None = None
         self.batch_size = 0
+        self.begun = 0  # stages that it entered: decoding, then a run of the model
         self.decode_s = self.queue_s = self.infer_s = 0.0
         self.waiting_since = time.perf_counter()
 
@@ -45,8 +51,16 @@ class Ticket:
     def drop(self) -> None:
         """Called in place of ``on_done`` by a batcher that leaves it out: whoever lent memory gets it back."""
 
+    @property
+    def where(self) -> Where:
+        """Where it is on its way to a result."""
+        if self.begun > 1:
+            return "infer"
+        return "decode" if self.pixels is None else "queue"
+
     def begin(self) -> float:
         """Ends a stretch of waiting, adds it to ``queue_s``, and returns the present."""
+        self.begun += 1
         now = time.perf_counter()
         self.queue_s += now - self.waiting_since
         return now

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from serve.batcher import BatchReport
+from serve.gpu_figures import GpuState
 from serve.metrics import STAGES, Metrics, ModelState
 from tests.docker.compose_model import project
 from tests.docker.dockerfile import ROOT
@@ -29,9 +30,10 @@ def exposed() -> dict[str, set[str]]:
     metrics.batch("shades", BatchReport(size=1, reason="idle"))
     metrics.tiles("shades", 4)
     metrics.rejected("overloaded")
-    metrics.cancelled(1)
+    metrics.cancelled("queue")
+    metrics.gpus = [GpuState(0, "GPU", 1, 2, 0.5, 40.0)]
     for stage in STAGES:
-        metrics.stage(stage, 0.001)
+        metrics.stage(stage, 0.001, "shades")
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     return {sample.name: set(sample.labels) | FROM_PROMETHEUS for sample in samples}
 

@@ -1,11 +1,13 @@
 """Routes that every server has, in process: probes, models, metrics, the page, and paths that are none."""
 
 import io
+import platform
 from pathlib import Path
 
 import httpx
 from PIL import Image
 
+import skipvit
 from tests.serve.servers import CLASSES, png, run
 
 PNG = {"Content-Type": "image/png"}
@@ -84,14 +86,17 @@ def test_metrics_have_bounded_labels(models_dir: Path) -> None:
         assert "made-up" not in text
         assert "/made/up" not in text
         for stage in ("read", "decode", "queue", "infer", "total"):
-            assert f'skipvit_stage_seconds_count{{stage="{stage}"}}' in text
+            assert f'skipvit_stage_seconds_count{{model="shades",stage="{stage}"}}' in text
         for name in (
             'skipvit_batch_size_count{model="shades"} 1.0',
             'skipvit_batches_total{model="shades",reason="idle"} 1.0',
             'skipvit_queue_images{model="shades",version="1"} 0.0',
             'skipvit_model_ready{model="shades",version="1"} 1.0',
             "skipvit_inflight_requests 1.0",
-            "skipvit_cancelled_total 0.0",
+            'skipvit_cancelled_total{where="queue"} 0.0',
+            'skipvit_images_total{model="shades"} 1.0',
+            'skipvit_model_info{device="CPU",engine="onnx-cpu",model="shades",version="1"} 1.0',
+            f'skipvit_build_info{{python="{platform.python_version()}",version="{skipvit.__version__}"}} 1.0',
             "process_resident_memory_bytes",
         ):
             assert name in text

@@ -177,7 +177,7 @@ def test_a_client_that_leaves_stops_its_tiles_and_frees_its_place(root: Path, do
             head = f"POST {DENOISE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BIG)}\r\n\r\n"
             connection.sendall(head.encode() + BIG)
             wait_until(lambda: engine.seen == done and batcher.waiting == 1)
-        wait_until(lambda: "skipvit_cancelled_total 1.0" in httpx.get(f"{url}/metrics").text)
+        wait_until(lambda: 'skipvit_cancelled_total{where="infer"} 1.0' in httpx.get(f"{url}/metrics").text)
         seen = engine.entered
         engine.gate.set()
         # There is room for this one only once the abandoned picture has let go of its pixels.
@@ -258,9 +258,9 @@ def test_metrics_and_the_access_log_know_tiles(root: Path, caplog: pytest.LogCap
             text = (await client.get("/metrics")).text
         for line in (
             'skipvit_tiles_sum{model="clean"} 64.0',
-            'skipvit_stage_seconds_count{stage="denoise"} 1.0',
-            'skipvit_stage_seconds_count{stage="encode"} 1.0',
-            'skipvit_stage_seconds_count{stage="infer"} 64.0',
+            'skipvit_stage_seconds_count{model="clean",stage="denoise"} 1.0',
+            'skipvit_stage_seconds_count{model="clean",stage="encode"} 1.0',
+            'skipvit_stage_seconds_count{model="clean",stage="infer"} 64.0',
             'skipvit_requests_total{model="clean",outcome="ok",route="/v1/denoise",version="1"} 1.0',
         ):
             assert line in text

@@ -99,7 +99,7 @@ def test_a_client_that_hangs_up_stops_the_work(video_models: Path, accept: str) 
         with socket.create_connection((address.host, address.port or 80)) as client:
             client.sendall("\r\n".join([f"POST {ROUTE} HTTP/1.1", *lines, "\r\n"]).encode() + data)
             wait_until(lambda: engine.entered > engine.seen, 60)
-        wait_until(lambda: "skipvit_cancelled_total 1.0" in httpx.get(url + "/metrics").text, 60)
+        wait_until(lambda: 'skipvit_cancelled_total{where="infer"} 1.0' in httpx.get(url + "/metrics").text, 60)
         before = engine.seen
         engine.gate.set()
         # The place of the only clip is free again, and nearly all of the first clip's tiles were never run.

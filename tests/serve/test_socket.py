@@ -130,9 +130,15 @@ def test_a_client_that_trickles_is_cut_off(small: str) -> None:
 
 
 def test_a_client_that_leaves_mid_body_costs_nothing(small: str) -> None:
+    def left() -> float:
+        text = httpx.get(f"{small}/metrics").text
+        return float(text.split('skipvit_cancelled_total{where="read"} ')[1].split()[0])
+
+    before = left()
     for _ in range(20):
         with socket.create_connection(address(small)) as connection:
             connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+    wait_until(lambda: left() == before + 20)
     assert httpx.post(f"{small}/v1/classify", content=png(), headers=PNG).status_code == 200
 
 
@@ -156,7 +162,7 @@ def test_a_client_that_leaves_while_queued_is_not_computed(models_dir: Path) -> 
                 httpx.post(f"{url}/v1/classify", content=png(), headers=PNG, timeout=0.3)
         wait_until(lambda: batcher.waiting == 3)
         metrics = f"{url}/metrics"
-        wait_until(lambda: "skipvit_cancelled_total 3.0" in httpx.get(metrics).text)
+        wait_until(lambda: 'skipvit_cancelled_total{where="queue"} 3.0' in httpx.get(metrics).text)
         engine.gate.set()
         first.join()
         wait_until(lambda: batcher.waiting == 0)
