@@ -49,6 +49,7 @@ _OUTPUT = object_of(
 )
 _TENSOR = {"name": TEXT, "datatype": _DATATYPE, "shape": _SIZES}
 _INDEX = object_of({"name": TEXT, "version": TEXT, "state": TEXT, "reason": TEXT})
+_DURATION = object_of({"count": _COUNT, "ns": _COUNT})
 _STATS = object_of(
     {
         "name": TEXT,
@@ -56,8 +57,17 @@ _STATS = object_of(
         "last_inference": _COUNT,
         "inference_count": _COUNT,
         "execution_count": _COUNT,
-        "inference_stats": {"type": "object", "additionalProperties": object_of({"count": _COUNT, "ns": _COUNT})},
-        "batch_stats": {"type": "array", "items": {}},
+        "inference_stats": {"type": "object", "additionalProperties": _DURATION},
+        "batch_stats": _listed(
+            object_of(
+                {
+                    "batch_size": _COUNT,
+                    "compute_input": _DURATION,
+                    "compute_infer": _DURATION,
+                    "compute_output": _DURATION,
+                }
+            )
+        ),
     }
 )
 _SCHEMAS: dict[str, Any] = {
@@ -66,7 +76,10 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "properties": {
             "id": {"type": "string", "maxLength": 256},
-            "parameters": {"type": "object", "properties": {"binary_data_output": _FLAG}},
+            "parameters": {
+                "type": "object",
+                "properties": {"binary_data_output": _FLAG, "timeout": _COUNT, "priority": _COUNT},
+            },
             "inputs": _listed(_INPUT, 16),
             "outputs": _listed(_OUTPUT, 16),
         },
