@@ -21,7 +21,9 @@ from serve.doorway import REQUEST_ID, Doorway
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.gpu_figures import Gpus
 from serve.metrics import Metrics, ModelState
+from serve.model_control import ModelControl
 from serve.oip_infer import Infer
+from serve.oip_repository import OipRepository
 from serve.oip_routes import OipStatus, oip_routes
 from serve.openapi import openapi_of
 from serve.openapi_classify import CLASSIFY
@@ -45,6 +47,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     are warm. The repository is closed with it.
     """
     metrics = Metrics()
+    control = ModelControl(settings, repository, metrics.loaded)
     admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
     decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)
@@ -52,7 +55,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     denoise = Denoise(settings, repository, admission, metrics)
     denoise_video = DenoiseVideo(settings, repository, admission, metrics)
     infer = Infer(settings, repository, admission, decoding, denoise, metrics)
-    metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.models.values()])
+    metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.served])
     metrics.watch_decoding(lambda: decoding.waiting)
 
     @asynccontextmanager
@@ -61,11 +64,13 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         decoding.start(deliver)
         repository.start(deliver, lambda model, report: metrics.batch(model.name, report))
         warming = asyncio.create_task(asyncio.to_thread(repository.warm_up))
+        control.start()
         try:
             yield
         finally:
             repository.drain()
             await warming
+            await control.close()
             await denoise.close()
             denoise_video.close()
             await asyncio.to_thread(_close, decoding, repository)
@@ -88,7 +93,9 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     app.router.routes[:0] = [
         Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
     ]
-    app.router.routes.extend(oip_routes(OipStatus(settings, repository, admission, infer), infer))
+    status = OipStatus(settings, repository, infer)
+    models = OipRepository(settings, repository, control, admission)
+    app.router.routes.extend(oip_routes(status, models, infer))
     add_status_routes(app, repository)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics, repository), methods=["GET"], include_in_schema=False)

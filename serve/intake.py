@@ -23,13 +23,6 @@ from skipvit.manifest import Task
 # A form or JSON body of this size takes milliseconds to parse, which the event loop should not spend.
 _PARSE_IN_THREAD_BYTES = 256 << 10
 
-NOT_READY = {
-    "new": "the server is starting",
-    "warming": "the models are warming up",
-    "failed": "a model is out of service",
-    "closed": "the server is shutting down",
-}
-
 
 @dataclass(slots=True)
 class Order:
@@ -95,9 +88,8 @@ class Intake:
 
     async def _order(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> Order:
         query = parse_query(scope["query_string"], self._wanted.parameters)
-        state = self._repository.state
-        if state in NOT_READY:
-            raise NotReady(NOT_READY[state])
+        if (refusal := self._repository.refusal) is not None:
+            raise NotReady(refusal)
         if (encoding := header(scope, b"content-encoding").strip().lower()) not in ("", "identity"):
             raise WrongContentType(
                 "wrong_content_encoding",

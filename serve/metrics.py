@@ -121,6 +121,12 @@ class Metrics:
         self._rejected = Counter(
             "skipvit_rejected", "Requests turned away, by error code", ["reason"], registry=self.registry
         )
+        self._loads = Counter(
+            "skipvit_model_loads",
+            "Versions loaded while the server runs, by outcome: ok, failed (what was served stays)",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
         self._cancelled = Counter(
             "skipvit_cancelled",
             "Pictures whose client went away, by the stage that they were in",
@@ -170,6 +176,10 @@ class Metrics:
     def tiles(self, model: str, count: int) -> None:
         """Records how many tiles a picture was cut into."""
         self._tiles.labels(model).observe(count)
+
+    def loaded(self, model: str, outcome: Literal["ok", "failed"]) -> None:
+        """Counts a version that was loaded, or was not, while the server runs."""
+        self._loads.labels(model, outcome).inc()
 
     def cancelled(self, where: Where, pictures: int = 1) -> None:
         """Counts pictures whose client went away while they were in the stage ``where``."""

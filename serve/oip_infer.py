@@ -14,7 +14,6 @@ from serve.asgi import Body, ClientGone, header, header_list, send_bytes, send_e
 from serve.denoise import Denoise
 from serve.doorway import NOTES, REQUEST_ID
 from serve.errors import BadTensor, NotReady, RequestError, TooLarge, internal_error, quoted
-from serve.intake import NOT_READY
 from serve.metrics import Metrics
 from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
 from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
@@ -71,9 +70,8 @@ class Infer:
             body.release()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> None:
-        state = self._repository.state
-        if state in NOT_READY:
-            raise NotReady(NOT_READY[state])
+        if (refusal := self._repository.refusal) is not None:
+            raise NotReady(refusal)
         parameters = scope["path_params"]
         model = self._repository.find(parameters["name"], parameters.get("version"))
         scope[NOTES].update(model=model.name, version=model.version)

@@ -1,5 +1,6 @@
 """Served models as the Open Inference Protocol and Triton describe them: what can be asked, and what is answered."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from serve.served_model import ServedModel
@@ -43,11 +44,14 @@ def output_row(model: ServedModel) -> tuple[int, ...]:
     return contract_of(model.entry).result or (model.classes,)
 
 
-def metadata_of(model: ServedModel) -> dict[str, Any]:
-    """A model's metadata. Only the output that the server fetches is in it, not all that the graph has."""
+def metadata_of(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
+    """A model's metadata; all its ``versions`` that are served are in it.
+
+    Of the outputs there is only the one that the server fetches, not all that the graph has.
+    """
     return {
         "name": model.name,
-        "versions": [model.version],
+        "versions": list(versions),
         "platform": _PLATFORMS[model.engine_info.kind],
         "inputs": [{"name": input_name(model), "datatype": "UINT8", "shape": [-1, *input_row(model)]}],
         "outputs": [{"name": output_name(model), "datatype": output_type(model), "shape": [-1, *output_row(model)]}],
@@ -71,7 +75,7 @@ def config_of(model: ServedModel, settings: Settings) -> dict[str, Any]:
         "name": model.name,
         "platform": platform,
         "backend": _BACKENDS[platform],
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": _version_policy(settings.of(model.name).versions),
         "max_batch_size": settings.max_files,
         "input": [
             {
@@ -88,3 +92,9 @@ def config_of(model: ServedModel, settings: Settings) -> dict[str, Any]:
             "max_queue_delay_microseconds": round(model.batcher.max_wait_s * 1e6),
         },
     }
+
+
+def _version_policy(policy: str | Sequence[int]) -> dict[str, Any]:
+    if policy == "latest":
+        return {"latest": {"num_versions": 1}}
+    return {"all": {}} if policy == "all" else {"specific": {"versions": list(policy)}}

@@ -114,7 +114,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
 }
 _ERRORS = {
-    400: "The request contradicts itself or its model, or a row of it is no picture",
+    400: "The request contradicts itself or its model, a row of it is no picture, or a model cannot be loaded",
     404: "There is no such model or version",
     408: "The body did not arrive in time",
     413: "Too many bytes, pixels or rows",
@@ -232,7 +232,12 @@ def _of_model(path: str) -> dict[str, RouteDescription]:
     }
 
 
-_INDEXED = {"200": _answer(_listed(_INDEX), "Every model that is served"), **_errors(400, 408, 413, 429)}
+_INDEXED = {
+    "200": _answer(_listed(_INDEX), "Every version that is served or lies there"),
+    **_errors(400, 408, 413, 429),
+}
+_DONE = _answer({"type": "object", "properties": {}}, "It was done")
+_CONTROLLED = {"200": _DONE, **_errors(400, 404, 408, 413, 429)}
 
 OIP_ROUTES: dict[str, RouteDescription] = {
     INFER: _infer(INFER),
@@ -245,9 +250,10 @@ OIP_ROUTES: dict[str, RouteDescription] = {
     "/v2/models/stats": _get("all_stats", "/v2/models/stats", "Statistics of all models", _ALL_STATS),
     "/v2/repository/index": _post("oip_index", "/v2/repository/index", "What is served?", _INDEXED),
     **{
-        f"/v2/repository/models/{{name}}/{verb}": _post(
-            f"oip_{verb}", "{name}", f"Not enabled: {verb} a model", _errors(400)
+        f"/v2/repository/models/{{name}}/{verb}": _post(f"oip_{verb}", "{name}", summary, _CONTROLLED)
+        for verb, summary in (
+            ("load", "Load a model from the repository, once more if it is served already"),
+            ("unload", "Take a model out of service, once its requests are answered"),
         )
-        for verb in ("load", "unload")
     },
 }

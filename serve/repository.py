@@ -1,38 +1,78 @@
-"""The models that a server serves: opened from a folder, verified, warmed up, and closed again."""
+"""The models that a server serves, by name and version, and the state of the server.
+
+What is served changes while the server runs: serve.model_control brings versions in and takes them out, on the event
+loop, where all look-ups are made.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from serve.batcher import Batcher, BatchReport, call_now
 from serve.engine import EngineLost
 from serve.errors import BadField, NotFound, nearest, quoted
-from serve.served_model import ServedModel, open_model
+from serve.model_folder import Fingerprint, chosen
+from serve.served_model import ServedModel, load_version
 from serve.settings import Settings
 from serve.tasks import ROUTES
-from skipvit.artifacts import ArtifactMissing, model_names, read_entry, versions_of
+from skipvit.artifacts import ArtifactMissing, model_names, versions_of
 from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
-State = Literal["new", "warming", "ready", "draining", "failed", "closed"]
+State = Literal["new", "warming", "ready", "recovering", "draining", "failed", "closed"]
 Deliver = Callable[[Callable[[], None]], object]
+Key = tuple[str, int]
+"""Name and version of a model."""
+
+_REFUSALS = {
+    "new": "the server is starting",
+    "warming": "the models are warming up",
+    "failed": "a model is out of service",
+    "closed": "the server is shutting down",
+}
+_NONE: Mapping[str, ServedModel] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a version is not served, and what it looked like when it was tried."""
+
+    reason: str
+    fingerprint: Fingerprint
 
 
 class Repository:
-    """Served models by name, and the state of the server: new, warming, ready, draining, failed or closed."""
+    """Served models, and the state of the server.
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
-        self._models: Mapping[str, ServedModel] = {model.name: model for model in models}
-        if not self._models:
+    - new, warming: no model answers yet
+    - ready: at least one model answers; one whose engine died is started again, and answers 503 meanwhile
+    - recovering: the engines of all models died and are being started again
+    - draining: on its way out; what comes is still answered
+    - failed: a model did not warm up, or could not be started again; a new process is the cure
+    - closed
+    """
+
+    def __init__(self, models: Iterable[ServedModel], root: Path | None = None) -> None:
+        self._table: dict[str, Mapping[str, ServedModel]] = {}
+        self._models: Mapping[str, ServedModel] = {}
+        self._retired: list[ServedModel] = []
+        for model in models:
+            self.put(model)
+        if not self._table:
             raise ValueError("a repository needs at least one model to serve, got none")
+        self.root = root or next(iter(self._models.values())).entry.folder.parent.parent
+        self.failures: dict[Key, Failure] = {}
+        self.given_up: set[Key] = set()
         self.failure: BaseException | None = None
         self._state: State = "new"
 
     @classmethod
     def open(cls, root: Path, settings: Settings) -> "Repository":
-        """Verifies and loads the latest version of every model under ``root``.
+        """Verifies and loads the versions of every model under ``root`` that the settings want.
 
         Raises:
             ArtifactError: nothing is there, or something is wrong with it; the message names the file.
@@ -51,49 +91,66 @@ class Repository:
         models: list[ServedModel] = []
         try:
             for name in names:
-                models.append(open_model(read_entry(root, name), settings))
+                models += [load_version(root, name, version, settings) for version in _wanted(root, name, settings)]
         except BaseException:
             for model in models:  # they may hold a GPU's memory
                 model.close()
             raise
-        return cls(models)
+        return cls(models, root)
 
     @property
     def state(self) -> State:
-        """Where the server stands. An engine that died fails it for good: a restart is the cure."""
-        if self._state in ("ready", "draining") and not all(model.batcher.alive for model in self._models.values()):
+        """Where the server stands."""
+        if self._state == "ready" and self.given_up:
             return "failed"
+        if self._state == "ready" and self._models and not any(model.batcher.alive for model in self.served):
+            return "recovering"
         return self._state
 
     @property
+    def refusal(self) -> str | None:
+        """Why no request can be answered now, or None. A model that is down by itself says so itself."""
+        return _REFUSALS.get(self._state)
+
+    @property
     def models(self) -> Mapping[str, ServedModel]:
-        """Models by name. Ask again after every wait: what is served may have changed meanwhile."""
+        """The version of each model that answers who names none. Ask again after every wait: it may have changed."""
         return self._models
+
+    @property
+    def served(self) -> list[ServedModel]:
+        """All versions of all models that are served."""
+        return [model for versions in self._table.values() for model in versions.values()]
 
     @property
     def batchers(self) -> Sequence[Batcher]:
         """Batchers of all models, in service or on their way out of it."""
-        return [model.batcher for model in self._models.values()]
+        return [model.batcher for model in (*self.served, *self._retired)]
+
+    def versions(self, name: str) -> Mapping[str, ServedModel]:
+        """The served versions of a model, the highest first."""
+        return self._table.get(name, _NONE)
 
     def is_ready(self, model: ServedModel) -> bool:
         """Whether requests for this model are answered."""
-        return self.state == "ready" and model.batcher.alive
+        return self._state == "ready" and model.batcher.alive
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
-        """The model called ``name``, in its own version unless another is asked for.
+        """The model called ``name``, in its highest served version unless another is asked for.
 
         Raises:
             NotFound: there is no such model or version. Triton's own clients look for how the message begins.
         """
-        model = self._models.get(name)
-        if model is None:
+        versions = self._table.get(name)
+        if versions is None:
             hint = nearest(name, self._models)
             raise NotFound("unknown_model", f"Request for unknown model: {quoted(name)} is not found", hint)
-        if version is not None and version != model.version:
+        model = self._models[name] if version is None else versions.get(version)
+        if model is None:
             raise NotFound(
                 "unknown_version",
-                f"Request for unknown model: {quoted(name)} version {quoted(version)} is not found",
-                f"version {model.version} is served",
+                f"Request for unknown model: {quoted(name)} version {quoted(version or '')} is not found",
+                f"version {', '.join(versions)} is served",
             )
         return model
 
@@ -121,20 +178,57 @@ class Repository:
             )
         return model
 
+    # --- changes, on the event loop ---
+
+    def put(self, model: ServedModel) -> ServedModel | None:
+        """Takes a model into service; returns the one whose place it takes, which is retired.
+
+        Tables are replaced and never changed: other threads may be going through them.
+        """
+        versions = self._table.get(model.name, _NONE)
+        replaced = versions.get(model.version)
+        self._replace(model.name, {**versions, model.version: model})
+        if replaced is not None:
+            self._retired.append(replaced)
+        return replaced
+
+    def take_out(self, model: ServedModel) -> None:
+        """Takes a model out of service; it is retired."""
+        versions = {version: other for version, other in self._table[model.name].items() if other is not model}
+        self._replace(model.name, versions)
+        self._retired.append(model)
+
+    def forget(self, model: ServedModel) -> None:
+        """Forgets a retired model, which was closed."""
+        self._retired.remove(model)
+
+    def _replace(self, name: str, versions: Mapping[str, ServedModel]) -> None:
+        ordered = dict(sorted(versions.items(), key=lambda item: -int(item[0])))
+        table = {**self._table, name: ordered}
+        self._table = {name: table[name] for name in sorted(table) if table[name]}
+        self._models = {name: next(iter(found.values())) for name, found in self._table.items()}
+
+    # --- life ---
+
     def start(self, deliver: Deliver, report: Callable[[ServedModel, BatchReport], None]) -> None:
-        """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model.
+        """Starts the engine threads; ``deliver`` and ``report`` are as in Batcher.start, per model."""
+        self._state = "warming"
+        self._deliver, self._report = deliver, report
+        for model in self.served:
+            self.begin(model)
+
+    def begin(self, model: ServedModel) -> None:
+        """Starts the engine threads of one model.
 
         Tiles are finished where their engine runs: a thread waits for them, not the event loop.
         """
-        self._state = "warming"
-        for model in self.models.values():
-            hand_over = deliver if model.task == "classification" else call_now
-            model.batcher.start(hand_over, lambda batch, model=model: report(model, batch))  # type: ignore[misc]  # mypy cannot type the default
+        hand_over = self._deliver if model.task == "classification" else call_now
+        model.batcher.start(hand_over, lambda batch: self._report(model, batch))
 
     def warm_up(self) -> None:
         """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set."""
         try:
-            for model in self.models.values():
+            for model in self.served:
                 model.warm_up()
         except (Exception, EngineLost) as error:  # whatever it is, the server must report it and not become ready
             self.failure = error
@@ -153,5 +247,16 @@ class Repository:
         """Finishes what waits and frees the engines."""
         if self._state != "closed":
             self._state = "closed"
-            for model in self.models.values():
+            for model in (*self.served, *self._retired):
                 model.close()
+
+
+def _wanted(root: Path, name: str, settings: Settings) -> list[int]:
+    present = versions_of(root / name)
+    wanted = chosen(name, present, settings)
+    if not wanted:
+        raise ArtifactMissing(
+            f"model {name!r} has versions {present}, and the settings want {settings.of(name).versions}; "
+            "copy one of those, or change versions of that model in the settings"
+        )
+    return wanted

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from serve.batcher import Batcher
 from serve.capacity import Capacity
 from serve.engine import Engine, EngineInfo
 from serve.engine_choice import on_cpu, open_engine
+from serve.model_folder import fingerprint_of
 from serve.settings import Settings
 from serve.tasks import contract_of
-from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, Entry
+from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, Entry, read_entry
 from skipvit.manifest import Tiling
 from skipvit.tiling import plan
 from skipvit.transforms import Preprocessing
@@ -42,9 +44,12 @@ class ServedModel:
             self.tiling = entry.tiling
         self.row = contract_of(entry).row
         self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
+        self.fingerprint = fingerprint_of(entry.folder)
         self.engine = engine
         self.engine_info = info or on_cpu(entry, "it was handed over open")
         self.capacity = Capacity.of(settings, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
+        self._when_idle: Callable[[], object] | None = None
+        self._closed = False
         self.batcher = Batcher(
             engine,
             max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
@@ -66,6 +71,15 @@ class ServedModel:
             yield
         finally:
             self.users -= 1
+            if not self.users and self._when_idle is not None:
+                self._when_idle()
+
+    def when_idle(self, call: Callable[[], object]) -> None:
+        """Calls ``call`` as soon as nobody uses the model, of which no more are to come."""
+        if self.users:
+            self._when_idle = call
+        else:
+            call()
 
     def warm_up(self) -> None:
         """Runs every batch size once, and ends where a run takes longer than the budget.
@@ -94,13 +108,36 @@ class ServedModel:
         times: list[float] = []
         while len(times) < tries and sum(times) < 10 * self.capacity.budget_s:
             started = time.perf_counter()
-            self.engine.run(batch)
+            rows = self.engine.run(batch)
             times.append(time.perf_counter() - started)
+            if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+                raise ArtifactCorrupt(
+                    f"{self.entry.folder / self.engine_info.file} gives numbers that are not finite for a black "
+                    "picture; export it again"
+                )
         return min(times)
 
-    def close(self) -> None:
-        self.batcher.close()
-        self.engine.close()
+    def close(self) -> bool:
+        """Has the batcher finish what waits and frees the engine; blocks. Whether it could: a run may be stuck."""
+        if not self._closed and self.batcher.close():
+            self.engine.close()
+            self._closed = True
+        return self._closed
+
+
+def load_version(root: Path, name: str, version: int, settings: Settings) -> ServedModel:
+    """Verifies and loads one version of a model; it is neither started nor warm.
+
+    Raises:
+        ArtifactError, EngineUnavailable: as ``read_entry`` and ``open_model``, or its files changed meanwhile.
+    """
+    folder = root / name / str(version)
+    before = fingerprint_of(folder)
+    model = open_model(read_entry(root, name, version), settings)
+    if model.fingerprint != before:
+        model.close()
+        raise ArtifactCorrupt(f"{folder} was changed while it was being read; try again when it is complete")
+    return model
 
 
 def open_model(entry: Entry, settings: Settings) -> ServedModel:

@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=30.0, ge=0)
     """After that, how long requests in flight may take to finish."""
 
+    watch_s: float = Field(default=0.0, ge=0)
+    """How often to look into the model repository for versions that came, changed or went, in seconds; 0 never does.
+    A change is acted on when two looks in a row have seen it."""
+    model_control: Literal["none", "explicit"] = "none"
+    """Whether clients may load and unload models by the Open Inference Protocol: explicit or none."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
     """JSON lines for machines, text for people; auto is text on a terminal."""
     access_log: bool = True

@@ -27,13 +27,18 @@ class InputSize(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """One served model, as its manifest describes it.
+    """One served model, as its manifest describes it, and whether it answers at the moment.
+
+    ``versions`` has all that are served, the highest first; what is said here is of ``version``, the one that answers
+    who names none.
 
     A classifier has classes, labels and an input size; a denoiser has a tiling, and URLs of clean pictures to try.
     """
 
     name: str
     version: str
+    versions: list[str]
+    ready: bool
     task: Task
     architecture: str
     classes: int
@@ -49,32 +54,47 @@ class ModelInfo(BaseModel):
     parity: list[Parity]
 
 
+class FailedVersion(BaseModel):
+    """A version that was found while the server runs and not taken, and why."""
+
+    name: str
+    version: str
+    reason: str
+
+
 class ModelList(BaseModel):
     """All served models; the first of its task is the default."""
 
     models: list[ModelInfo]
+    failed: list[FailedVersion]
 
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Take it out of rotation"}}
-_DEAD: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "An engine died: restart it"}}
+_DEAD: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "An engine died and cannot be started again: restart the process"}
+}
 
 
 def add_status_routes(app: FastAPI, repository: Repository) -> None:
     """Adds the routes for probes and people. HEAD answers where GET does."""
 
     async def livez(response: Response) -> Health:
-        """Whether the process is worth keeping: 200 unless an engine died."""
+        """Whether the process is worth keeping: 200 unless a model failed to warm up or an engine to start again."""
         response.status_code = 503 if repository.state == "failed" else 200
         return Health(status=repository.state)
 
     async def readyz(response: Response) -> Health:
-        """Whether to send requests here: 503 while warming up, draining or failed."""
+        """Whether to send requests here: 503 while warming up or draining, and while no model answers."""
         response.status_code = 200 if repository.state == "ready" else 503
         return Health(status=repository.state)
 
     async def models() -> ModelList:
         """Every model with its size, cost and evaluation, what runs it, and how close its files come to PyTorch."""
-        return ModelList(models=[_info(model) for model in repository.models.values()])
+        failed = [
+            FailedVersion(name=name, version=str(version), reason=failure.reason)
+            for (name, version), failure in sorted(repository.failures.items())
+        ]
+        return ModelList(models=[_info(model, repository) for model in repository.models.values()], failed=failed)
 
     app.get("/livez", summary="Is it alive?", responses=_DEAD, tags=["probes"])(livez)
     app.get("/readyz", summary="Is it ready for requests?", responses=_NOT_READY, tags=["probes"])(readyz)
@@ -83,12 +103,14 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
         app.head(path, include_in_schema=False)(endpoint)
 
 
-def _info(model: ServedModel) -> ModelInfo:
+def _info(model: ServedModel, repository: Repository) -> ModelInfo:
     manifest = model.entry.manifest
     size = manifest.preprocessing
     return ModelInfo(
         name=model.name,
         version=model.version,
+        versions=list(repository.versions(model.name)),
+        ready=repository.is_ready(model),
         task=manifest.task,
         architecture=manifest.architecture,
         classes=model.classes,

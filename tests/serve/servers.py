@@ -180,3 +180,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.005)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Polls ``condition`` beside whatever else the loop does; fails the test when it stays false."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -49,29 +49,6 @@ def test_not_ready_until_warm_and_again_while_draining(models_dir: Path) -> None
 
 
 @BOTH_WAYS
-def test_a_dead_engine_is_not_ready_and_not_live(models_dir: Path, engine_threads: int) -> None:
-    settings = Settings(decode_threads=2, engine_threads=engine_threads)
-
-    async def main() -> None:
-        repository, engine = held_repository(models_dir, settings)
-        async with in_process(repository, settings) as client:
-
-            def die(batch: Pixels) -> Rows:
-                raise SystemExit("out of memory, say")
-
-            engine.run = die  # type: ignore[method-assign]
-            response = await client.post("/v1/classify", content=png(), headers=PNG)
-            assert response.status_code == 503
-            assert "out of service" in response.json()["error"]["message"]
-            assert (await client.get("/readyz")).status_code == 503
-            assert (await client.get("/livez")).status_code == 503
-            assert 'skipvit_model_ready{model="shades",version="1"} 0.0' in (await client.get("/metrics")).text
-            assert (await client.post("/v1/classify", content=png(), headers=PNG)).status_code == 503
-
-    asyncio.run(main())
-
-
-@BOTH_WAYS
 def test_an_engine_error_is_a_500_without_internals(models_dir: Path, engine_threads: int) -> None:
     settings = Settings(decode_threads=2, engine_threads=engine_threads)
 
