@@ -43,7 +43,7 @@ class Classify:
     async def _answer(self, order: Order) -> None:
         model = order.model
         top_k = parse_top_k(order.parameters.get("top_k"), DEFAULT_TOP_K)
-        tickets = await self._predict(model, order.pictures, order.receive)
+        tickets = await self._predict(order)
         answered = zip(order.pictures, tickets, strict=True)
         results = [_result(model, picture, ticket, top_k) for picture, ticket in answered]
         if all(ticket.error for ticket in tickets) and (error := tickets[0].error):
@@ -56,8 +56,9 @@ class Classify:
         }
         await send_json(order.send, 200, orjson.dumps(answer))
 
-    async def _predict(self, model: ServedModel, pictures: Sequence[Picture], receive: Receive) -> list[Ticket]:
+    async def _predict(self, order: Order) -> list[Ticket]:
         """Sends the pictures through decoding and batching; all tickets come back done."""
+        model, pictures = order.model, order.pictures
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         left = len(pictures)
@@ -69,13 +70,13 @@ class Classify:
                 finished.set_result(None)
 
         self._admission.admit(len(pictures))
-        tickets = [Ticket(on_done) for _ in pictures]
+        tickets = [Ticket(on_done, order.priority) for _ in pictures]
         answered = 0
         try:
             for picture, ticket in zip(pictures, tickets, strict=True):
                 job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher)
                 self._decoding.submit(job)
-            await unless_gone(finished, receive, loop)
+            await unless_gone(finished, order.receive, loop)
             answered = len(tickets)
         except (ClientGone, asyncio.CancelledError):
             for ticket in tickets:

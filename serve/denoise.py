@@ -164,7 +164,7 @@ class _Job:
         model = self.order.model
         self.media_type = fitting_type(self.liked, width, height)
         self.tiles = plan_for(width, height, model.tiling, settings.max_pixels)
-        self.restoration = Restoration(model.batcher, self.tiles, model.tiles_ahead)
+        self.restoration = Restoration(model.batcher, self.tiles, model.tiles_ahead, self.order.priority)
         if self._stopped:
             raise Stopped
 

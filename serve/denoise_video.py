@@ -145,9 +145,8 @@ class _Job:
         self.media_type = media_type
         self.kind: VideoType = "video/x-matroska" if media_type == "video/x-matroska" else "video/mp4"
         what = quoted(clip.name) if clip.name else "the clip"
-        clip_order = ClipOrder(
-            clip.data, what, self.kind, sigma, limits, settings.max_video_answer_bytes, order.model.tiles_ahead
-        )
+        most, ahead = settings.max_video_answer_bytes, order.model.tiles_ahead
+        clip_order = ClipOrder(clip.data, what, self.kind, sigma, limits, most, ahead, order.priority)
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         self.work = ClipWork(clip_order, order.model, self._tell)

@@ -13,7 +13,8 @@
     ├── BadField           422  a parameter, the model's task or the body's structure
     ├── Overloaded         429  too much in flight; says when to come back
     ├── EngineFailed       500  the model failed on this picture
-    └── NotReady           503  warming up, draining, or an engine died
+    ├── NotReady           503  warming up, draining, or an engine died
+    └── DeadlineExceeded   504  the time that the request was given is over
 
 Every body reads ``{"error": {"code", "message", "hint"}, "id"}``: the message says what came and what was needed, the
 hint says what to do. Under /v2, the Open Inference Protocol, it reads ``{"error": "message; hint"}``.
@@ -26,6 +27,11 @@ from typing import ClassVar
 import orjson
 
 OIP = "/v2"  # where the Open Inference Protocol lives
+
+
+def is_oip(path: str) -> bool:
+    """Whether a path is one of the Open Inference Protocol's."""
+    return path == OIP or path.startswith(f"{OIP}/")
 
 
 class RequestError(Exception):
@@ -45,7 +51,7 @@ class RequestError(Exception):
 
     def body(self, request_id: str, path: str) -> bytes:
         """The JSON that says it, in the shape that clients of ``path`` read."""
-        if path == OIP or path.startswith(f"{OIP}/"):
+        if is_oip(path):
             return orjson.dumps({"error": f"{self.message}; {self.hint}"})
         return orjson.dumps({"error": self.as_dict(), "id": request_id})
 
@@ -133,6 +139,19 @@ class NotReady(RequestError):
 
     def __init__(self, message: str, hint: str = "wait until GET /readyz answers 200") -> None:
         super().__init__("not_ready", message, hint, headers={"Retry-After": "1"})
+
+
+class DeadlineExceeded(RequestError):
+    """The time that the request was given is over."""
+
+    status = 504
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "deadline_exceeded",
+            f"there was no answer within the {seconds:g} s that the request was given",
+            "ask for less at a time, or give it longer if the server's request_timeout_s allows that",
+        )
 
 
 def internal_error() -> RequestError:

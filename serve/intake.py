@@ -9,15 +9,17 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, Places
-from serve.asgi import Body, header, send_error
+from serve.asgi import Body, header
 from serve.doorway import NOTES, REQUEST_ID
-from serve.errors import BadField, NotReady, RequestError, WrongContentType, quoted
+from serve.errors import BadField, WrongContentType, quoted
+from serve.exchange import Exchange, Exchanges
 from serve.metrics import Metrics
 from serve.parameters import parse_model, parse_query
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.uploads import Picture, Upload, Wanted, parse_upload
+from serve.urgency import Priority
 from skipvit.manifest import Task
 
 # A form or JSON body of this size takes milliseconds to parse, which the event loop should not spend.
@@ -35,6 +37,7 @@ class Order:
     model: ServedModel
     pictures: list[Picture]
     parameters: dict[str, Any]
+    priority: Priority
     started: float
     read_s: float
 
@@ -61,9 +64,8 @@ class Intake:
         task: Task,
         wanted: Wanted,
     ) -> None:
-        self._settings = settings
         self._repository = repository
-        self._admission = admission
+        self._exchanges = Exchanges(settings, repository, admission, metrics)
         self._places = places
         self._metrics = metrics
         self._task: Task = task
@@ -73,23 +75,18 @@ class Intake:
         self, scope: Scope, receive: Receive, send: Send, answer: Callable[[Order], Awaitable[None]]
     ) -> None:
         """Takes one request; ``answer`` sends the response, or raises a RequestError before it sent anything."""
-        started = time.perf_counter()
-        body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
-        try:
-            order = await self._order(scope, receive, send, body, started)
+
+        async def conduct(exchange: Exchange) -> None:
+            order = await self._order(exchange)
             with order.model.in_use():
                 await answer(order)
-        except RequestError as error:
-            if error.status in (413, 429, 503):
-                self._metrics.rejected(error.code)
-            await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
-        finally:
-            body.release()
 
-    async def _order(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> Order:
+        await self._exchanges.serve(scope, receive, send, conduct)
+
+    async def _order(self, exchange: Exchange) -> Order:
+        scope = exchange.scope
         query = parse_query(scope["query_string"], self._wanted.parameters)
-        if (refusal := self._repository.refusal) is not None:
-            raise NotReady(refusal)
+        self._exchanges.check_ready()
         if (encoding := header(scope, b"content-encoding").strip().lower()) not in ("", "identity"):
             raise WrongContentType(
                 "wrong_content_encoding",
@@ -97,14 +94,17 @@ class Intake:
                 "send it as it is: pictures are compressed already",
             )
         self._places.check()  # before the body is read: shedding load must be cheap
-        raw = await body.read()
-        read_s = time.perf_counter() - started
+        raw = await exchange.body.read()
+        read_s = time.perf_counter() - exchange.started
         upload = await self._parse(header(scope, b"content-type"), raw)
         parameters = _merged(query, upload.parameters)
         model = self._repository.get(parse_model(parameters.get("model")), self._task)
         self._metrics.stage("read", read_s, model.name)
         scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
-        return Order(scope, receive, send, body, model, upload.pictures, parameters, started, read_s)
+        return Order(
+            scope, exchange.receive, exchange.send, exchange.body, model, upload.pictures, parameters,
+            exchange.priority, exchange.started, read_s,
+        )  # fmt: skip
 
     async def _parse(self, content_type: str, raw: bytes) -> Upload:
         if len(raw) > _PARSE_IN_THREAD_BYTES and not content_type.startswith(f"{self._wanted.medium}/"):

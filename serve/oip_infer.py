@@ -10,10 +10,11 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, Places
-from serve.asgi import Body, ClientGone, header, header_list, send_bytes, send_error
+from serve.asgi import Body, ClientGone, header, header_list, send_bytes
 from serve.denoise import Denoise
-from serve.doorway import NOTES, REQUEST_ID
-from serve.errors import BadTensor, NotReady, RequestError, TooLarge, internal_error, quoted
+from serve.doorway import NOTES
+from serve.errors import BadTensor, RequestError, TooLarge, internal_error, quoted
+from serve.exchange import Exchange, Exchanges
 from serve.metrics import Metrics
 from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
 from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
@@ -26,6 +27,7 @@ from serve.pipeline import DecodeStage
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
+from serve.urgency import LONGEST_S, Priority
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Infer:
         self._settings = settings
         self._repository = repository
         self._admission = admission
+        self._exchanges = Exchanges(settings, repository, admission, metrics)
         self._pictures = denoise.pictures
         self._metrics = metrics
         self.statistics = Statistics()
@@ -57,49 +60,37 @@ class Infer:
         self._parsing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
         scope[NOTES]["route"] = INFER
-        body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
-        try:
-            await self._answer(scope, receive, send, body, started)
-        except RequestError as error:
-            if error.status in (413, 429, 503):
-                self._metrics.rejected(error.code)
-            await send_error(send, error, scope[REQUEST_ID], scope["path"], body)
-        finally:
-            body.release()
+        await self._exchanges.serve(scope, receive, send, self._answer)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: Body, started: float) -> None:
-        if (refusal := self._repository.refusal) is not None:
-            raise NotReady(refusal)
+    async def _answer(self, exchange: Exchange) -> None:
+        self._exchanges.check_ready()
+        scope = exchange.scope
         parameters = scope["path_params"]
         model = self._repository.find(parameters["name"], parameters.get("version"))
         scope[NOTES].update(model=model.name, version=model.version)
         with model.in_use():
-            await self._answer_with(model, scope, receive, send, body, started)
+            await self._answer_with(model, exchange)
 
-    async def _answer_with(
-        self, model: ServedModel, scope: Scope, receive: Receive, send: Send, body: Body, started: float
-    ) -> None:
+    async def _answer_with(self, model: ServedModel, exchange: Exchange) -> None:
         try:
-            answer, json_size, rows = await self._infer(scope, receive, body, model)
+            answer, json_size, rows = await self._infer(exchange, model)
         except RequestError:
-            self.statistics.failed(model, time.perf_counter() - started)
+            self.statistics.failed(model, time.perf_counter() - exchange.started)
             raise
         encode_started = time.perf_counter()
-        answer, coding = await compressed(answer, preferred_coding(header_list(scope, b"accept-encoding")))
+        answer, coding = await compressed(answer, preferred_coding(header_list(exchange.scope, b"accept-encoding")))
         headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding", **coding}
         if json_size is not None:
             headers["Content-Type"] = "application/octet-stream"
             headers["Inference-Header-Content-Length"] = str(json_size)
         now = time.perf_counter()
-        self.statistics.succeeded(model, now - started, rows, now - encode_started)
-        await send_bytes(send, answer, headers, self._settings.send_timeout_s)
+        self.statistics.succeeded(model, now - exchange.started, rows, now - encode_started)
+        await send_bytes(exchange.send, answer, headers, self._settings.send_timeout_s)
 
-    async def _infer(
-        self, scope: Scope, receive: Receive, body: Body, model: ServedModel
-    ) -> tuple[bytes, int | None, int]:
+    async def _infer(self, exchange: Exchange, model: ServedModel) -> tuple[bytes, int | None, int]:
         """The body of the answer, how much of it is JSON if not all, and the number of rows."""
+        scope, body = exchange.scope, exchange.body
         coding = coding_of(header(scope, b"content-encoding"))
         places = self._admission if model.task == "classification" else self._pictures
         places.check()  # before the body is read: shedding load must be cheap
@@ -110,10 +101,12 @@ class Infer:
         self._metrics.stage("read", time.perf_counter() - read_started, model.name)
         length = header_length(header(scope, b"inference-header-content-length"), len(raw))
         request = _raw_request(model, raw) if length == 0 else await self._parse(raw, length)
+        if request.timeout_us:
+            exchange.deadline.within(min(request.timeout_us / 1e6, LONGEST_S))
         wanted = _wanted(request, model)
         batch = _batch(request.inputs, model, self._settings.max_files)
         scope[NOTES].update(images=len(batch), bytes=len(raw))
-        values = await self._run(model, batch, places, receive)
+        values = await self._run(model, batch, places, exchange.receive, _priority(request, exchange))
         outputs = [(_output(model, values, output), output.binary) for output in wanted]
         return *encode_answer(model.name, model.version, request.request_id, outputs), len(batch)
 
@@ -130,12 +123,19 @@ class Infer:
         async with self._parsing:
             return await asyncio.to_thread(parse_request, raw, length)
 
-    async def _run(self, model: ServedModel, batch: Array | Sequence[Row], places: Places, receive: Receive) -> Array:
+    async def _run(
+        self,
+        model: ServedModel,
+        batch: Array | Sequence[Row],
+        places: Places,
+        receive: Receive,
+        priority: Priority,
+    ) -> Array:
         try:
             if model.task == "denoising":
                 assert isinstance(batch, np.ndarray), "a denoiser takes no encoded pictures"
-                return await self._restore.run(model, batch, receive)
-            tickets = await self._rows.run(model, list(batch), places, receive)
+                return await self._restore.run(model, batch, receive, priority)
+            tickets = await self._rows.run(model, list(batch), places, receive, priority)
             self.statistics.ran(model, tickets)
             return stacked(tickets)
         except (RequestError, ClientGone):
@@ -143,6 +143,11 @@ class Infer:
         except Exception as error:  # the client is told in its protocol's words, the log in full
             logger.error("inference failed", exc_info=error)
             raise internal_error() from None
+
+
+def _priority(request: InferRequest, exchange: Exchange) -> Priority:
+    """Triton's, of which all from 3 are low here, or that of the header."""
+    return Priority(min(request.priority, Priority.LOW)) if request.priority else exchange.priority
 
 
 def _raw_request(model: ServedModel, raw: bytes) -> InferRequest:

@@ -17,6 +17,7 @@ from serve.restoring import Restoration, plan_for
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.tiles_in_flight import Stopped
+from serve.urgency import Priority
 from skipvit.transforms import Pixels
 
 
@@ -29,7 +30,7 @@ class PictureRunner:
         self._metrics = metrics
         self._statistics = statistics
 
-    async def run(self, model: ServedModel, batch: Pixels, receive: Receive) -> Pixels:
+    async def run(self, model: ServedModel, batch: Pixels, receive: Receive, priority: Priority) -> Pixels:
         """Returns the restored pictures (n, h, w, 3) uint8 of a batch as large.
 
         Raises:
@@ -46,7 +47,7 @@ class PictureRunner:
                 "send fewer or smaller ones per request",
             )
         tiles = plan_for(width, height, model.tiling, self._max_pixels)
-        restorations = [Restoration(model.batcher, tiles, model.tiles_ahead) for _ in range(count)]
+        restorations = [Restoration(model.batcher, tiles, model.tiles_ahead, priority) for _ in range(count)]
         # Its threads end a little later than a client that hangs up, and only then is what they hold given back.
         task = self._denoise.watch(self._work(model, batch, restorations))
         loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.served_model import ServedModel
 from serve.ticket import Ticket
+from serve.urgency import Priority
 from skipvit.transforms import Pixels
 
 Row = bytes | Pixels
@@ -27,7 +28,9 @@ class RowRunner:
         self._decoding = decoding
         self._metrics = metrics
 
-    async def run(self, model: ServedModel, rows: Sequence[Row], places: Places, receive: Receive) -> list[Ticket]:
+    async def run(
+        self, model: ServedModel, rows: Sequence[Row], places: Places, receive: Receive, priority: Priority
+    ) -> list[Ticket]:
         """Returns the tickets of all rows, each with its result.
 
         Raises:
@@ -51,7 +54,7 @@ class RowRunner:
         # Batches of a classifier are delivered on the event loop, others in the thread that ran them.
         told = on_done if model.task == "classification" else on_done_elsewhere
         places.admit(len(rows))
-        tickets = [Ticket(told) for _ in rows]
+        tickets = [Ticket(told, priority) for _ in rows]
         answered = 0
         try:
             for index, (row, ticket) in enumerate(zip(rows, tickets, strict=True)):

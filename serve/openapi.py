@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serve.urgency import LONGEST_S, PRIORITY, SHORTEST_S, TIMEOUT, Priority
+
 REQUEST_ID = "5f0c9d1e6a7b8c9d"  # in examples
 _ERROR_EXAMPLE = {
     "error": {
@@ -29,7 +31,26 @@ _ERRORS = {
     429: "Too much in flight; Retry-After says when to come back",
     500: "The model failed on this picture",
     503: "Warming up or shutting down",
+    504: "The time that X-Request-Timeout or the server gives a request is over; its work is dropped",
 }
+URGENCY: list[dict[str, Any]] = [
+    {
+        "name": TIMEOUT,
+        "in": "header",
+        "required": False,
+        "description": "Seconds from the request's first byte to the first of its answer, a decimal number; the "
+        "server may allow fewer",
+        "schema": {"type": "number", "minimum": SHORTEST_S, "maximum": LONGEST_S},
+    },
+    {
+        "name": PRIORITY,
+        "in": "header",
+        "required": False,
+        "description": "Whose turn comes first",
+        "schema": {"type": "string", "enum": [priority.name.lower() for priority in Priority], "default": "normal"},
+    },
+]
+"""Headers of every inference route."""
 
 
 def object_of(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> dict[str, Any]:

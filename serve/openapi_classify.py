@@ -4,7 +4,18 @@ from typing import Any
 
 from serve.classify import DEFAULT_TOP_K
 from serve.decoding import FORMATS
-from serve.openapi import BASE64, BINARY, MODEL, REQUEST_ID, TEXT, RouteDescription, error_responses, object_of, query
+from serve.openapi import (
+    BASE64,
+    BINARY,
+    MODEL,
+    REQUEST_ID,
+    TEXT,
+    URGENCY,
+    RouteDescription,
+    error_responses,
+    object_of,
+    query,
+)
 
 _ANSWER_EXAMPLE = {
     "id": REQUEST_ID,
@@ -121,7 +132,7 @@ def _operation() -> dict[str, Any]:
         "summary": "Classify pictures",
         "description": "Takes the bytes of one picture, a form with files, or JSON with base64. "
         "PUT does the same, for `curl -T`.",
-        "parameters": [query("model", MODEL), query("top_k", _TOP_K)],
+        "parameters": [query("model", MODEL), query("top_k", _TOP_K), *URGENCY],
         "requestBody": _request_body(),
         "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **error_responses()},

@@ -3,7 +3,7 @@
 from typing import Any
 
 from serve.decoding import FORMATS
-from serve.openapi import BASE64, BINARY, MODEL, TEXT, RouteDescription, error_responses, object_of, query
+from serve.openapi import BASE64, BINARY, MODEL, TEXT, URGENCY, RouteDescription, error_responses, object_of, query
 from serve.parameters import DEFAULT_QUALITY
 from serve.picture_format import FORMATS as ANSWERS
 
@@ -78,7 +78,7 @@ def _operation() -> dict[str, Any]:
         "summary": "Denoise a picture",
         "description": "Takes the bytes of one picture of any size, a form with one file, or JSON with base64, and "
         "answers with a PNG, JPEG or WebP, as the Accept header says. PUT does the same, for `curl -T`.",
-        "parameters": [query("model", MODEL), query("quality", _QUALITY)],
+        "parameters": [query("model", MODEL), query("quality", _QUALITY), *URGENCY],
         "requestBody": _request_body(),
         "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **error_responses({406: "None of the types that the Accept header names"})},

@@ -3,7 +3,7 @@
 from typing import Any
 
 from serve.denoise_video import LINES, MAX_SIGMA, VIDEO_TYPES
-from serve.openapi import BINARY, MODEL, TEXT, RouteDescription, error_responses, object_of, query
+from serve.openapi import BINARY, MODEL, TEXT, URGENCY, RouteDescription, error_responses, object_of, query
 from serve.openapi_denoise import HEADERS, STAGES
 from serve.video_container import KINDS
 
@@ -79,7 +79,7 @@ def _operation() -> dict[str, Any]:
         "summary": "Denoise a clip",
         "description": "Takes the bytes of one short clip, or a form with one file, and answers with a clip, or with "
         "news while it is worked on, as the Accept header says. Sound is dropped. PUT does the same, for `curl -T`.",
-        "parameters": [query("model", MODEL), query("sigma", _SIGMA)],
+        "parameters": [query("model", MODEL), query("sigma", _SIGMA), *URGENCY],
         "requestBody": _request_body(),
         "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **error_responses({406: "None of the types that the Accept header names"})},

@@ -5,7 +5,7 @@ from typing import Any
 
 from serve.oip_infer import INFER
 from serve.oip_tensors import BYTES, TYPES
-from serve.openapi import BINARY, TEXT, RouteDescription, object_of
+from serve.openapi import BINARY, TEXT, URGENCY, RouteDescription, object_of
 
 _MODEL = "/v2/models/{name}"
 _VERSION = f"{_MODEL}/versions/{{version}}"
@@ -78,7 +78,11 @@ _SCHEMAS: dict[str, Any] = {
             "id": {"type": "string", "maxLength": 256},
             "parameters": {
                 "type": "object",
-                "properties": {"binary_data_output": _FLAG, "timeout": _COUNT, "priority": _COUNT},
+                "properties": {
+                    "binary_data_output": _FLAG,
+                    "timeout": {**_COUNT, "description": "Microseconds from the request's first byte, or 0 for no end"},
+                    "priority": {**_COUNT, "description": "1 is high, 2 normal, 3 and above low; 0 is as if left out"},
+                },
             },
             "inputs": _listed(_INPUT, 16),
             "outputs": _listed(_OUTPUT, 16),
@@ -122,6 +126,7 @@ _ERRORS = {
     429: "Too much in flight; Retry-After says when to come back",
     500: "The model failed on a row",
     503: "Warming up or shutting down",
+    504: "The time that the request was given is over; its work is dropped",
 }
 _ERROR_EXAMPLE = {"error": "Request for unknown model: 'digit' is not found; did you mean 'digits'?"}
 _INFER_EXAMPLE = {
@@ -176,6 +181,7 @@ def _infer(path: str) -> RouteDescription:
                 "schema": {"type": "integer", "minimum": 0},
                 "description": "Bytes of JSON, where raw tensors follow it",
             },
+            *URGENCY,
         ],
         "requestBody": {
             "required": True,

@@ -17,6 +17,7 @@ from serve.noise_level import noise_sigma
 from serve.restoring import plan_for
 from serve.served_model import ServedModel
 from serve.tiles_in_flight import Stopped, TilesInFlight
+from serve.urgency import Priority
 from serve.video_container import container_of
 from serve.video_encoding import ClipEncoder
 from serve.video_frames import RgbFrame, TimedFrame, VideoLimits, VideoType
@@ -40,6 +41,7 @@ class ClipOrder:
     limits: VideoLimits
     max_bytes: int  # of the answer
     tiles_ahead: int
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ClipWork:
         self._progress = progress
         self._lock = threading.Lock()
         self._reader: ClipReader | None = None
-        self.tiles = TilesInFlight(model.batcher, order.tiles_ahead)
+        self.tiles = TilesInFlight(model.batcher, order.tiles_ahead, order.priority)
         # Seconds that this thread waited for frames, for tiles, and for the encoder.
         self.seconds = {"decode": 0.0, "denoise": 0.0, "encode": 0.0}
 

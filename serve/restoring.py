@@ -10,6 +10,7 @@ from serve.batcher import Batcher
 from serve.errors import TooLarge
 from serve.photograph import Photograph
 from serve.tiles_in_flight import TilesInFlight
+from serve.urgency import Priority
 from skipvit.manifest import Tiling
 from skipvit.tiling import Blender, Plan, Tile, plan
 from skipvit.transforms import Pixels
@@ -38,9 +39,9 @@ def plan_for(width: int, height: int, tiling: Tiling, max_pixels: int) -> Plan:
 class Restoration:
     """One photograph in the hands of a model. ``run`` blocks; ``stop`` may be called from another thread."""
 
-    def __init__(self, batcher: Batcher, tiles: Plan, ahead: int) -> None:
+    def __init__(self, batcher: Batcher, tiles: Plan, ahead: int, priority: Priority = Priority.NORMAL) -> None:
         self._plan = tiles
-        self.tiles = TilesInFlight(batcher, ahead)
+        self.tiles = TilesInFlight(batcher, ahead, priority)
         self.seconds = 0.0
 
     def stop(self) -> None:

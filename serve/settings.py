@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     bytes, and 4 more while it is decoded or encoded. 0 takes half as many again as max_pixels."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Longest a client may take to send its body."""
+    request_timeout_s: float = Field(default=0.0, ge=0)
+    """Longest from a request's first byte to the first of its answer, after which it is answered with 504 and its work
+    is dropped. X-Request-Timeout may ask for less. 0 leaves it to that header."""
     send_timeout_s: float = Field(default=60.0, gt=0)
     """Longest a client may take to receive 1 MiB of a picture or clip, which is held in memory meanwhile."""
 

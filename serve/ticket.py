@@ -6,6 +6,7 @@ from typing import Literal
 
 from serve.engine import Rows
 from serve.errors import RequestError
+from serve.urgency import Priority
 from skipvit.transforms import Pixels
 
 # Where a request's picture can be when its client goes away.
@@ -25,13 +26,15 @@ class Ticket:
         "on_abandoned",
         "on_done",
         "pixels",
+        "priority",
         "queue_s",
         "result",
         "waiting_since",
     )
 
-    def __init__(self, on_done: Callable[["Ticket"], None]) -> None:
+    def __init__(self, on_done: Callable[["Ticket"], None], priority: Priority = Priority.NORMAL) -> None:
         self.on_done = on_done
+        self.priority = priority
         self.abandoned = False  # read by whoever would work on it next
         self.on_abandoned: Callable[[], None] | None = None  # where the work is done in another process
         self.pixels: Pixels | None = None

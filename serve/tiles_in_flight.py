@@ -6,6 +6,7 @@ from queue import SimpleQueue
 from serve.batcher import Batcher
 from serve.engine import Rows
 from serve.ticket import Ticket
+from serve.urgency import Priority
 from skipvit.tiling import Blender, Plan, Tile
 from skipvit.transforms import Pixels
 
@@ -20,8 +21,9 @@ class TilesInFlight:
     ``restored`` blocks; ``stop`` may be called from another thread.
     """
 
-    def __init__(self, batcher: Batcher, ahead: int) -> None:
+    def __init__(self, batcher: Batcher, ahead: int, priority: Priority = Priority.NORMAL) -> None:
         self._batcher = batcher
+        self._priority = priority
         self._ahead = ahead
         self._done: SimpleQueue[Ticket | None] = SimpleQueue()
         self._flight: dict[Ticket, Tile] = {}
@@ -30,13 +32,14 @@ class TilesInFlight:
         self.runs_s: list[float] = []  # of each tile in the engine
 
     def stop(self) -> None:
-        """Ends ``restored`` soon."""
+        """Ends ``restored`` soon; tiles that no engine has taken yet are dropped."""
         self.stopped = True
+        self.abandon()
         self._done.put(None)
 
     def abandon(self) -> None:
         """Has tiles that no engine has taken yet dropped."""
-        for ticket in self._flight:
+        for ticket in list(self._flight):  # another thread may be sending the next
             ticket.abandon()
 
     def restored(self, tiles: Plan, blender: Blender, cut: Callable[[Tile], Pixels]) -> Iterator[tuple[Tile, Rows]]:
@@ -62,9 +65,11 @@ class TilesInFlight:
                 yield self._receive()
 
     def _send(self, tile: Tile, pixels: Pixels) -> None:
-        ticket = Ticket(self._done.put)
+        ticket = Ticket(self._done.put, self._priority)
         ticket.pixels = pixels
         self._flight[ticket] = tile
+        if self.stopped:  # ``stop`` may have looked through the tiles just before this one
+            ticket.abandon()
         self._batcher.expect()
         self._batcher.put(ticket)
 

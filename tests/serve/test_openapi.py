@@ -7,6 +7,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
 
 from serve.oip_infer import INFER
 from serve.openapi_oip import OIP_ROUTES
@@ -51,7 +52,10 @@ def test_the_server_does_what_it_says(api: Any, method: str, path: str, mode: sc
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(excluded_checks=IGNORED)
+        answer = case.call()
+        # A case may give the server a millisecond, and it is no failure of the server's to say so.
+        out_of_time = [not_a_server_error] if answer.status_code == 504 else []
+        case.validate_response(answer, excluded_checks=[*IGNORED, *out_of_time])
 
     check()
 
@@ -89,4 +93,4 @@ def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
     }
     stages = spec["components"]["schemas"]["Result"]["properties"]["timing_ms"]["properties"]
     assert "the engine's run" in stages["infer"]["description"]
-    assert set(post["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(post["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
