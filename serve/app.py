@@ -17,10 +17,11 @@ from serve.classify import Classify
 from serve.decoding import ImageLimits
 from serve.denoise import Denoise
 from serve.denoise_video import DenoiseVideo
-from serve.doorway import REQUEST_ID, Doorway
+from serve.doorway import REQUEST_ID
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.gpu_figures import Gpus
 from serve.metrics import Metrics, ModelState
+from serve.middleware import add_middleware, public_paths
 from serve.model_control import ModelControl
 from serve.oip_infer import Infer
 from serve.oip_repository import OipRepository
@@ -106,11 +107,11 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         ROUTES["video-denoising"]: DENOISE_VIDEO,
         **OIP_ROUTES,
     }
-    app.openapi = openapi_of(app, described)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
+    open_to_all = public_paths(settings) if settings.api_keys else None
+    app.openapi = openapi_of(app, described, open_to_all)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
-    paths = [route.path for route in app.routes if isinstance(route, Route)]
-    app.add_middleware(Doorway, metrics=metrics, routes=paths, access_log=settings.access_log)
+    add_middleware(app, settings, metrics)
     return app
 
 

@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
+from serve.api_keys import BadKeys, new_key, read_keys
 from serve.app import create_app
 from serve.engine import EngineUnavailable
 from serve.heap import return_large_blocks
@@ -30,6 +31,7 @@ from serve.http_server import HttpServer, listen, url_of
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
+from serve.tls import BadCertificate, tls_of
 from skipvit.artifacts import ArtifactError
 
 _SHORTER = {"decode_threads": ("--threads",)}
@@ -45,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("; ".join(map(_explain, error.errors())))
     except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
         return _fail(f"the configuration cannot be read: {error}")
+    try:
+        if settings.api_keys:
+            read_keys(settings.api_keys)
+        tls_of(settings)
+    except (BadKeys, BadCertificate) as error:
+        return _fail(str(error))
     try:
         repository = Repository.open(args.models_dir, settings)
     except (ArtifactError, EngineUnavailable) as error:
@@ -70,7 +78,7 @@ def _serve(settings: Settings, repository: Repository, listener: socket.socket) 
     set_up_logging(settings.log_format)
     if any(model.task != "classification" for model in repository.models.values()):
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
-    url = url_of(settings.host, listener.getsockname()[1])
+    url = url_of(settings.host, listener.getsockname()[1], tls=settings.tls_cert is not None)
     server = HttpServer(
         create_app(settings, repository),
         settings,
@@ -98,6 +106,22 @@ def _fail(message: str) -> int:
     return 1
 
 
+class _NewKey(argparse.Action):
+    """Makes an API key and ends: ``skipvit-serve --new-key web >> keys.txt`` shows the key once, and keeps its hash."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _namespace: object, value: object, _option: str | None = None
+    ) -> None:
+        name, _, scopes = str(value).partition(":")
+        try:
+            key, line = new_key(name, scopes.split(",") if scopes else ("infer",))
+        except BadKeys as error:
+            parser.error(str(error))
+        print(line)
+        print(f"the key, shown this once: {key}", file=sys.stderr)
+        parser.exit()
+
+
 def _flags() -> dict[str, FieldInfo]:
     """The settings that are flags; models and groups have tables in the configuration file."""
     return {name: knob for name, knob in Settings.model_fields.items() if name not in ("models", "groups")}
@@ -110,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("models_dir", type=Path, metavar="MODELS_DIR", help="model repository: NAME/VERSION/model.onnx")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of settings, with [models.NAME] and [groups.NAME]"
+    )
+    parser.add_argument(
+        "--new-key",
+        action=_NewKey,
+        metavar="NAME[:SCOPES]",
+        help="print a line for --api-keys on stdout and the key itself on stderr, and end; SCOPES are infer, metrics "
+        "and admin, separated by commas. Default: infer.",
     )
     for name, knob in _flags().items():
         flags = [f"--{name.replace('_', '-')}", *_SHORTER.get(name, ())]

@@ -8,12 +8,12 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.asgi import ClientGone, header, send_error
+from serve.asgi import ClientGone, header, raw_headers, send_error
 from serve.errors import NotReady, internal_error
 from serve.metrics import Metrics, Outcome
 
@@ -29,13 +29,16 @@ _CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; logged, n
 
 
 class Doorway:
-    """Wraps every HTTP request on its way in and out."""
+    """Wraps every HTTP request on its way in and out; every answer has ``headers``."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str], access_log: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, routes: Collection[str], access_log: bool, headers: Mapping[str, str]
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = frozenset(routes)
         self._access_log = access_log
+        self._headers = raw_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +48,7 @@ class Doorway:
         request_id = request_id_of(scope)
         notes: dict[str, Any] = {}
         scope[REQUEST_ID], scope[NOTES] = request_id, notes
-        extra = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+        extra = [(b"x-request-id", request_id.encode()), *self._headers]
         status = _CLIENT_CLOSED
 
         async def send_with_headers(message: Message) -> None:

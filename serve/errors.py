@@ -4,6 +4,8 @@
     ├── BadImage           400  empty, truncated, not an image, contradicting its own header
     ├── BadVideo           400  the same of a clip, or a frame rate that cannot be
     ├── BadTensor          400  a request of the Open Inference Protocol that contradicts itself or its model
+    ├── Unauthorized       401  no API key came, or one that is not known
+    ├── Forbidden          403  the key is not for this, or a page of another site asks
     ├── NotFound           404  no such model or path
     ├── WrongMethod        405  the path exists, the method does not
     ├── NotAcceptable      406  none of the types that the client accepts can be made
@@ -72,6 +74,18 @@ class BadTensor(RequestError):
     """A request of the Open Inference Protocol contradicts itself or its model."""
 
     status = 400
+
+
+class Unauthorized(RequestError):
+    """No API key came, or one that is not known."""
+
+    status = 401
+
+
+class Forbidden(RequestError):
+    """The key is not for this, or a page of another site asks."""
+
+    status = 403
 
 
 class NotFound(RequestError):

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from serve.repository import Repository
 from serve.settings import Settings
+from serve.tls import Tls, tls_of
 
 BACKLOG = 1024
 
@@ -23,7 +24,8 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, repository: Repository, announce: Callable[[], None]) -> None:
-        super().__init__(_config_of(app, settings))
+        self._tls = tls_of(settings)
+        super().__init__(_config_of(app, settings, self._tls))
         self._settings = settings
         self._repository = repository
         self._announce = announce
@@ -59,6 +61,8 @@ class HttpServer(uvicorn.Server):
             self.should_exit = True
         if self._leave_at is not None and time.monotonic() >= self._leave_at:
             self.should_exit = True
+        if self._tls is not None:
+            self._tls.refresh()
         return await super().on_tick(counter)
 
 
@@ -81,13 +85,13 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
     """Where people find a server that listens there."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}/"
+    return f"{'https' if tls else 'http'}://{shown}:{port}/"
 
 
-def _config_of(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,  # the app writes its own, with the request id
@@ -95,4 +99,5 @@ def _config_of(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         backlog=BACKLOG,
+        ssl_context_factory=(lambda _config, _default: tls.context) if tls else None,
     )

@@ -3,13 +3,14 @@
 Here is what their descriptions share; each has one of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from serve.errors import OIP
 from serve.urgency import LONGEST_S, PRIORITY, SHORTEST_S, TIMEOUT, Priority
 
 REQUEST_ID = "5f0c9d1e6a7b8c9d"  # in examples
@@ -107,8 +108,13 @@ def query(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
-def openapi_of(app: FastAPI, described: Mapping[str, RouteDescription]) -> Callable[[], dict[str, Any]]:
-    """What ``app.openapi`` becomes: FastAPI's own schema with the ``described`` routes added, made once."""
+def openapi_of(
+    app: FastAPI, described: Mapping[str, RouteDescription], public: Collection[str] | None = None
+) -> Callable[[], dict[str, Any]]:
+    """What ``app.openapi`` becomes: FastAPI's own schema with the ``described`` routes added, made once.
+
+    All paths but those in ``public`` need a key; without ``public`` none does.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -119,7 +125,39 @@ def openapi_of(app: FastAPI, described: Mapping[str, RouteDescription]) -> Calla
             schemas.update(_SCHEMAS)
             for route in described.values():
                 schemas.update(route.schemas)
+            if public is not None:
+                _lock(schema, public)
             app.openapi_schema = schema
         return app.openapi_schema
 
     return openapi
+
+
+def _lock(schema: dict[str, Any], public: Collection[str]) -> None:
+    """Adds to a description of all routes that they need a key, and what they answer without."""
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of this server"},
+        "key": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-API-Key",
+            "description": "The same in a header of its own",
+        },
+    }
+    for path, operations in schema["paths"].items():
+        if path in public:
+            continue
+        for operation in operations.values():
+            operation["security"] = [{"bearer": []}, {"key": []}]
+            operation["responses"] = {**operation["responses"], **{s: _refusal(path, s) for s in _REFUSALS}}
+
+
+_REFUSALS = {"401": "No API key came, or one that is not known", "403": "The key has no scope for this"}
+
+
+def _refusal(path: str, status: str) -> dict[str, Any]:
+    response = error_response(_REFUSALS[status])
+    if path.startswith(OIP):
+        response["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/OipError"}}}
+    response["headers"] = {"WWW-Authenticate": {"schema": TEXT}} if status == "401" else {}
+    return response

@@ -6,17 +6,25 @@ file.
 """
 
 import os
+import re
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from serve.model_settings import GroupSettings, ModelSettings
 
 # The sources of pydantic-settings are chosen per class, without a way to pass them the file.
 _config_file: ContextVar[str | None] = ContextVar("config_file", default=None)
+_ORIGIN = re.compile(r"https?://[^\s/?#@,*]+")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -102,6 +110,22 @@ class Settings(BaseSettings):
     video_decode_s: float = Field(default=60.0, ge=1)
     """Computing time of the process that decodes a clip."""
 
+    api_keys: Path | None = None
+    """File of API keys, a line each, made by --new-key; read again when it changes. Without it everybody may ask."""
+    open_metrics: bool = False
+    """Whether /metrics may be read without a key where other routes need one."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, such as https://example.org, whose pages may use this server from a browser, separated by commas; *
+    for all."""
+    tls_cert: Path | None = None
+    """PEM file of a certificate and its chain; with it the server speaks HTTPS. Read again when it is renewed."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's key, without a password; if it is not in tls_cert."""
+    tls_client_ca: Path | None = None
+    """PEM file of CAs; clients must show a certificate of one of them."""
+    hsts_s: int = Field(default=86400, ge=0)
+    """With TLS, how long browsers are told to come to this host by HTTPS only; 0 does not tell them."""
+
     lame_duck_s: float = Field(default=0.0, ge=0)
     """After SIGTERM, how long to go on accepting requests with /readyz at 503, so that balancers look away first."""
     drain_s: float = Field(default=30.0, ge=0)
@@ -164,6 +188,23 @@ class Settings(BaseSettings):
     def _no_service_link(cls, port: object) -> object:
         # Kubernetes and Docker set SKIPVIT_PORT=tcp://address:port in containers beside a service called skipvit.
         return 8000 if isinstance(port, str) and port.startswith(("tcp://", "udp://")) else port
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, origins: object) -> object:
+        if isinstance(origins, str):
+            origins = tuple(origin.strip() for origin in origins.split(",") if origin.strip())
+        if isinstance(origins, tuple | list):
+            for origin in origins:
+                if origin != "*" and not _ORIGIN.fullmatch(str(origin)):
+                    raise ValueError(f"{origin!r} is no origin; write scheme://host or scheme://host:port, or *")
+        return origins
+
+    @model_validator(mode="after")
+    def _tls_has_a_certificate(self) -> Self:
+        if self.tls_cert is None and (self.tls_key or self.tls_client_ca):
+            raise ValueError("tls_key and tls_client_ca need tls_cert; give the certificate's file too")
+        return self
 
     @model_validator(mode="after")
     def _limits_fit_together(self) -> Self:

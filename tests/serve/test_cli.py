@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from serve.api_keys import ApiKeys
 from serve.cli import main
 from serve.settings import Settings, available_cpus
 from tests.serve.servers import encoded, png, wait_until, write_model
@@ -39,7 +40,7 @@ def program(models: Path, *flags: str, **environment: str) -> Iterator[tuple[sub
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.fullmatch(r"skipvit-serve: ready, open (http://127\.0\.0\.1:\d+)/\n", line)
+        found = re.fullmatch(r"skipvit-serve: ready, open (https?://127\.0\.0\.1:\d+)/\n", line)
         assert found, f"printed {line!r}, {process.stderr.read() if process.stderr else ''}"
         yield process, found[1]
     finally:
@@ -218,3 +219,30 @@ def test_missing_packages_are_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "skipvit-serve: uvicorn is not installed; run: pip install 'skipvit[serve]'\n"
+
+
+def test_new_key_prints_a_line_for_the_file_and_the_key_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--new-key", "web:infer,metrics"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    (tmp_path / "keys").write_text(printed.out)
+    key = printed.err.split()[-1]
+    found = ApiKeys(tmp_path / "keys").find(key)
+    assert found is not None
+    assert (found.name, found.rights) == ("web", {"infer", "metrics"})
+    with pytest.raises(SystemExit) as ended:
+        main(["--new-key", "web:root"])
+    assert ended.value.code == 2
+    assert "none of infer, metrics, admin" in capsys.readouterr().err
+
+
+def test_a_file_of_keys_that_cannot_be_used(refused, models_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    keys = tmp_path / "keys"
+    assert f"{keys} cannot be read" in refused([str(models_dir), "--api-keys", str(keys)])
+    keys.write_text("web:s3cret")
+    message = refused([str(models_dir), "--api-keys", str(keys)])
+    assert f"{keys}, line 1 is not NAME:SHA256" in message
+    assert "s3cret" not in message
