@@ -20,6 +20,7 @@ from serve.denoise_video import DenoiseVideo
 from serve.doorway import REQUEST_ID
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.gpu_figures import Gpus
+from serve.groups import Groups
 from serve.metrics import Metrics, ModelState
 from serve.middleware import add_middleware, public_paths
 from serve.model_control import ModelControl
@@ -51,11 +52,12 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     control = ModelControl(settings, repository, metrics.loaded)
     admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
+    groups = Groups(settings, repository, metrics)
     decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)
-    classify = Classify(settings, repository, admission, decoding, metrics)
-    denoise = Denoise(settings, repository, admission, metrics)
-    denoise_video = DenoiseVideo(settings, repository, admission, metrics)
-    infer = Infer(settings, repository, admission, decoding, denoise, metrics)
+    classify = Classify(settings, repository, groups, admission, decoding, metrics)
+    denoise = Denoise(settings, repository, groups, admission, metrics)
+    denoise_video = DenoiseVideo(settings, repository, groups, admission, metrics)
+    infer = Infer(settings, repository, groups, admission, decoding, denoise, metrics)
     metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.served])
     metrics.watch_decoding(lambda: decoding.waiting)
 
@@ -72,6 +74,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
             repository.drain()
             await warming
             await control.close()
+            groups.close()
             await denoise.close()
             denoise_video.close()
             await asyncio.to_thread(_close, decoding, repository)
@@ -94,10 +97,10 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     app.router.routes[:0] = [
         Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
     ]
-    status = OipStatus(settings, repository, infer)
+    status = OipStatus(settings, repository, groups, infer)
     models = OipRepository(settings, repository, control, admission)
     app.router.routes.extend(oip_routes(status, models, infer))
-    add_status_routes(app, repository)
+    add_status_routes(app, repository, groups)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics, repository), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import Admission
 from serve.asgi import ClientGone, send_json, unless_gone
 from serve.engine import Rows
+from serve.groups import Groups
 from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.parameters import parse_top_k
@@ -29,10 +30,16 @@ class Classify:
     """Decodes, predicts, answers."""
 
     def __init__(
-        self, settings: Settings, repository: Repository, admission: Admission, decoding: DecodeStage, metrics: Metrics
+        self,
+        settings: Settings,
+        repository: Repository,
+        groups: Groups,
+        admission: Admission,
+        decoding: DecodeStage,
+        metrics: Metrics,
     ) -> None:
-        wanted = Wanted(("model", "top_k"), settings.max_files)
-        self._intake = Intake(settings, repository, admission, admission, metrics, "classification", wanted)
+        wanted = Wanted(("model", "variant", "top_k"), settings.max_files)
+        self._intake = Intake(settings, repository, groups, admission, admission, metrics, "classification", wanted)
         self._admission = admission
         self._decoding = decoding
         self._metrics = metrics
@@ -51,10 +58,11 @@ class Classify:
         answer = {
             "id": order.request_id,
             "model": {"name": model.name, "version": model.version},
+            **({} if order.chosen.group is None else {"group": order.chosen.group.name}),
             "results": results,
             "timing_ms": {"read": _ms(order.read_s), "total": _ms(time.perf_counter() - order.started)},
         }
-        await send_json(order.send, 200, orjson.dumps(answer))
+        await send_json(order.send, 200, orjson.dumps(answer), order.chosen.headers)
 
     async def _predict(self, order: Order) -> list[Ticket]:
         """Sends the pictures through decoding and batching; all tickets come back done."""

@@ -26,6 +26,7 @@ from pydantic_settings import SettingsError
 from serve.api_keys import BadKeys, new_key, read_keys
 from serve.app import create_app
 from serve.engine import EngineUnavailable
+from serve.group import GroupError, open_groups
 from serve.heap import return_large_blocks
 from serve.http_server import HttpServer, listen, url_of
 from serve.logs import set_up_logging
@@ -64,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"model {videos[0]!r} denoises video, which needs PyAV; run: pip install 'skipvit[video]', "
             "or serve a folder without that model"
         )
+    try:
+        open_groups(settings, repository.models)
+    except GroupError as error:
+        repository.close()
+        return _fail(str(error))
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:

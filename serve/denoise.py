@@ -13,6 +13,7 @@ from serve.admission import Admission, Places
 from serve.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
 from serve.decoding import ImageLimits
 from serve.doorway import NOTES
+from serve.groups import Groups
 from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.parameters import parse_quality
@@ -27,7 +28,7 @@ from serve.uploads import Wanted
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
-DENOISE_PARAMETERS = ("model", "quality")
+DENOISE_PARAMETERS = ("model", "variant", "quality")
 _CLOSE_WITHIN_S = 10.0
 
 
@@ -38,14 +39,16 @@ class Denoise:
     beside it, and the system shares the cores fairly between pictures of all sizes.
     """
 
-    def __init__(self, settings: Settings, repository: Repository, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, repository: Repository, groups: Groups, admission: Admission, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self.pictures = Places(settings.max_in_flight, "pictures")
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_pixels, settings.max_frames)
         self.pixels = Places(settings.pixels_in_flight, "pixels")
         wanted = Wanted(DENOISE_PARAMETERS, 1)
-        self._intake = Intake(settings, repository, admission, self.pictures, metrics, "denoising", wanted)
+        self._intake = Intake(settings, repository, groups, admission, self.pictures, metrics, "denoising", wanted)
         self._threads = ThreadPoolExecutor(settings.max_in_flight, thread_name_prefix="denoise")
         self._unfinished: set[asyncio.Task[Any]] = set()
 
@@ -123,13 +126,13 @@ class Denoise:
 
     async def _send(self, job: "_Job") -> None:
         self._observe(job)
-        model, encoded = job.order.model, job.encoded
+        encoded = job.encoded
         stages = {"read": job.order.read_s, **job.times, "total": time.perf_counter() - job.order.started}
         headers = {
             "Content-Type": encoded.media_type,
             "Vary": "Accept",
             "Server-Timing": server_timing(stages),
-            "X-Skipvit-Model": f"{model.name}/{model.version}",
+            **job.order.chosen.headers,
             "X-Skipvit-Tiles": str(len(job.tiles)),
         }
         if encoded.notes:

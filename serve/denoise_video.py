@@ -22,6 +22,7 @@ from serve.admission import Admission, Places
 from serve.asgi import ClientGone, header_list, raw_headers, send_bytes, send_pieces, server_timing
 from serve.doorway import NOTES
 from serve.errors import BadField, RequestError, internal_error, quoted
+from serve.groups import Groups
 from serve.intake import Intake, Order
 from serve.metrics import Metrics
 from serve.repository import Repository
@@ -43,7 +44,9 @@ MAX_SIGMA = 255.0
 class DenoiseVideo:
     """Hands clips to threads, passes on how far they are, and answers."""
 
-    def __init__(self, settings: Settings, repository: Repository, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, repository: Repository, groups: Groups, admission: Admission, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._limits = VideoLimits(
@@ -55,7 +58,7 @@ class DenoiseVideo:
         )
         self._clips = Places(settings.max_videos, "clips")
         wanted = Wanted(VIDEO_PARAMETERS, 1, "video")
-        self._intake = Intake(settings, repository, admission, self._clips, metrics, "video-denoising", wanted)
+        self._intake = Intake(settings, repository, groups, admission, self._clips, metrics, "video-denoising", wanted)
         self._threads = ThreadPoolExecutor(settings.max_videos, thread_name_prefix="clip")
         if any(model.task == "video-denoising" for model in repository.models.values()):
             import serve.restore_clip  # noqa: F401  # needs PyAV, which other servers do without; now, not at a request
@@ -224,8 +227,7 @@ def parse_sigma(value: Any) -> float | None:
 
 
 def _headers(job: _Job, media_type: str) -> dict[str, str]:
-    model = job.order.model
-    return {"Content-Type": media_type, "Vary": "Accept", "X-Skipvit-Model": f"{model.name}/{model.version}"}
+    return {"Content-Type": media_type, "Vary": "Accept", **job.order.chosen.headers}
 
 
 def _last_line(job: _Job, answer: "ClipAnswer") -> bytes:

@@ -13,8 +13,9 @@ from serve.asgi import Body, header
 from serve.doorway import NOTES, REQUEST_ID
 from serve.errors import BadField, WrongContentType, quoted
 from serve.exchange import Exchange, Exchanges
+from serve.groups import Chosen, Groups
 from serve.metrics import Metrics
-from serve.parameters import parse_model, parse_query
+from serve.parameters import parse_name, parse_query, parse_variant
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
@@ -34,12 +35,17 @@ class Order:
     receive: Receive
     send: Send
     body: Body
-    model: ServedModel
+    chosen: Chosen
     pictures: list[Picture]
     parameters: dict[str, Any]
     priority: Priority
     started: float
     read_s: float
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that answers."""
+        return self.chosen.model
 
     @property
     def request_id(self) -> str:
@@ -58,6 +64,7 @@ class Intake:
         self,
         settings: Settings,
         repository: Repository,
+        groups: Groups,
         admission: Admission,
         places: Places,
         metrics: Metrics,
@@ -65,6 +72,7 @@ class Intake:
         wanted: Wanted,
     ) -> None:
         self._repository = repository
+        self._groups = groups
         self._exchanges = Exchanges(settings, repository, admission, metrics)
         self._places = places
         self._metrics = metrics
@@ -77,9 +85,11 @@ class Intake:
         """Takes one request; ``answer`` sends the response, or raises a RequestError before it sent anything."""
 
         async def conduct(exchange: Exchange) -> None:
-            order = await self._order(exchange)
-            with order.model.in_use():
-                await answer(order)
+            with self._groups.told_of_refusals(self._task):
+                order = await self._order(exchange)
+                with order.model.in_use(), self._groups.answering(order.chosen, len(order.pictures)) as answering:
+                    order.send = answering.watch(order.send)
+                    await answer(order)
 
         await self._exchanges.serve(scope, receive, send, conduct)
 
@@ -98,11 +108,12 @@ class Intake:
         read_s = time.perf_counter() - exchange.started
         upload = await self._parse(header(scope, b"content-type"), raw)
         parameters = _merged(query, upload.parameters)
-        model = self._repository.get(parse_model(parameters.get("model")), self._task)
-        self._metrics.stage("read", read_s, model.name)
-        scope[NOTES].update(model=model.name, version=model.version, images=len(upload.pictures), bytes=len(raw))
+        wanted = parse_name("model", parameters.get("model"))
+        chosen = self._groups.get(wanted, parse_variant(scope, parameters), self._task, self._places)
+        self._metrics.stage("read", read_s, chosen.model.name)
+        scope[NOTES].update(chosen.notes, images=len(upload.pictures), bytes=len(raw))
         return Order(
-            scope, exchange.receive, exchange.send, exchange.body, model, upload.pictures, parameters,
+            scope, exchange.receive, exchange.send, exchange.body, chosen, upload.pictures, parameters,
             exchange.priority, exchange.started, read_s,
         )  # fmt: skip
 

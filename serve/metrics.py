@@ -84,6 +84,19 @@ class _Gpus(Collector):
         yield from families.values()
 
 
+class _Groups(Collector):
+    def __init__(self, steps: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        self._steps = steps
+
+    def collect(self) -> Iterator[Metric]:
+        step = GaugeMetricFamily(
+            "skipvit_group_step", "Which variant of the group answers now: 0 is the most exact", labels=["group"]
+        )
+        for group, number in self._steps():
+            step.add_metric([group], float(number))
+        yield step
+
+
 class Metrics:
     """What a server counts. Children are looked up once per label set: ``labels()`` is too slow for every request."""
 
@@ -137,6 +150,18 @@ class Metrics:
             self._cancelled.labels(where)
         build = Gauge("skipvit_build_info", "1; what runs here", ["version", "python"], registry=self.registry)
         build.labels(skipvit.__version__, platform.python_version()).set(1)
+        self._group_requests = Counter(
+            "skipvit_group_requests",
+            "Requests that named a group, by the variant that was taken",
+            ["group", "variant"],
+            registry=self.registry,
+        )
+        self._group_steps = Counter(
+            "skipvit_group_transitions",
+            "Steps of a group's ladder: down is to a faster variant, up to a more exact one",
+            ["group", "direction"],
+            registry=self.registry,
+        )
         self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
         self.recent = Recent()
         self.gpus: Sequence[GpuState] = ()
@@ -194,6 +219,18 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Counts a request turned away; ``reason`` is an error code of ours."""
         self._rejected.labels(reason).inc()
+
+    def group_request(self, group: str, variant: str) -> None:
+        """Counts a request that named a group."""
+        self._group_requests.labels(group, variant).inc()
+
+    def group_step(self, group: str, direction: Literal["down", "up"]) -> None:
+        """Counts a step of a group's ladder."""
+        self._group_steps.labels(group, direction).inc()
+
+    def watch_groups(self, steps: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Adds a gauge of each group's step."""
+        self.registry.register(_Groups(steps))
 
     def watch_models(self, states: Callable[[], Iterable[ModelState]]) -> None:
         """Adds gauges that ask for the models when they are scraped: what is served changes in the course of time."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ModelSettings(BaseModel):
@@ -30,4 +30,15 @@ class GroupSettings(BaseModel):
     variants: Annotated[list[str], Field(min_length=2)]
     """Names of served models of the same task, the most exact first."""
     p99_ms: float = Field(gt=0)
-    """The latency that 99 of 100 requests are to stay within, from the first byte to the answer."""
+    """The latency that 99 of 100 requests are to stay within, from the end of the request to the answer's begin."""
+    hold_s: float = Field(default=2.0, ge=0.25, le=600)
+    """Least time between any step and a step up. After a load is gone, the way back takes this for each variant."""
+    default: bool = False
+    """Whether it answers requests for its task that name no model."""
+
+    @field_validator("variants")
+    @classmethod
+    def _each_once(cls, variants: list[str]) -> list[str]:
+        if len(set(variants)) < len(variants):
+            raise ValueError("a variant is listed twice; list each once, the most exact first")
+        return variants

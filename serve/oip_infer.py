@@ -15,6 +15,7 @@ from serve.denoise import Denoise
 from serve.doorway import NOTES
 from serve.errors import BadTensor, RequestError, TooLarge, internal_error, quoted
 from serve.exchange import Exchange, Exchanges
+from serve.groups import Chosen, Groups
 from serve.metrics import Metrics
 from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
 from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
@@ -23,11 +24,13 @@ from serve.oip_restore import PictureRunner
 from serve.oip_rows import Row, RowRunner, stacked
 from serve.oip_stats import Statistics
 from serve.oip_tensors import BYTES, Array, Tensor
+from serve.parameters import parse_variant
 from serve.pipeline import DecodeStage
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.urgency import LONGEST_S, Priority
+from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class Infer:
         self,
         settings: Settings,
         repository: Repository,
+        groups: Groups,
         admission: Admission,
         decoding: DecodeStage,
         denoise: Denoise,
@@ -50,6 +54,7 @@ class Infer:
     ) -> None:
         self._settings = settings
         self._repository = repository
+        self._groups = groups
         self._admission = admission
         self._exchanges = Exchanges(settings, repository, admission, metrics)
         self._pictures = denoise.pictures
@@ -67,20 +72,25 @@ class Infer:
         self._exchanges.check_ready()
         scope = exchange.scope
         parameters = scope["path_params"]
-        model = self._repository.find(parameters["name"], parameters.get("version"))
-        scope[NOTES].update(model=model.name, version=model.version)
-        with model.in_use():
-            await self._answer_with(model, exchange)
+        variant = parse_variant(scope, {})
+        chosen = self._groups.find(parameters["name"], parameters.get("version"), variant, self._places_for)
+        scope[NOTES].update(chosen.notes)
+        with chosen.model.in_use(), self._groups.told_of_refusals(parameters["name"]):
+            await self._answer_with(chosen, exchange)
 
-    async def _answer_with(self, model: ServedModel, exchange: Exchange) -> None:
+    def _places_for(self, task: Task) -> Places:
+        return self._admission if task == "classification" else self._pictures
+
+    async def _answer_with(self, chosen: Chosen, exchange: Exchange) -> None:
+        model = chosen.model
         try:
-            answer, json_size, rows = await self._infer(exchange, model)
+            answer, json_size, rows = await self._infer(exchange, chosen)
         except RequestError:
             self.statistics.failed(model, time.perf_counter() - exchange.started)
             raise
         encode_started = time.perf_counter()
         answer, coding = await compressed(answer, preferred_coding(header_list(exchange.scope, b"accept-encoding")))
-        headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding", **coding}
+        headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding", **coding, **chosen.headers}
         if json_size is not None:
             headers["Content-Type"] = "application/octet-stream"
             headers["Inference-Header-Content-Length"] = str(json_size)
@@ -88,11 +98,11 @@ class Infer:
         self.statistics.succeeded(model, now - exchange.started, rows, now - encode_started)
         await send_bytes(exchange.send, answer, headers, self._settings.send_timeout_s)
 
-    async def _infer(self, exchange: Exchange, model: ServedModel) -> tuple[bytes, int | None, int]:
+    async def _infer(self, exchange: Exchange, chosen: Chosen) -> tuple[bytes, int | None, int]:
         """The body of the answer, how much of it is JSON if not all, and the number of rows."""
-        scope, body = exchange.scope, exchange.body
+        model, scope, body = chosen.model, exchange.scope, exchange.body
         coding = coding_of(header(scope, b"content-encoding"))
-        places = self._admission if model.task == "classification" else self._pictures
+        places = self._places_for(model.task)
         places.check()  # before the body is read: shedding load must be cheap
         read_started = time.perf_counter()
         raw = await body.read()
@@ -106,7 +116,9 @@ class Infer:
         wanted = _wanted(request, model)
         batch = _batch(request.inputs, model, self._settings.max_files)
         scope[NOTES].update(images=len(batch), bytes=len(raw))
-        values = await self._run(model, batch, places, exchange.receive, _priority(request, exchange))
+        with self._groups.answering(chosen, len(batch)) as answering:
+            values = await self._run(model, batch, places, exchange.receive, _priority(request, exchange))
+            answering.end(answered=True)
         outputs = [(_output(model, values, output), output.binary) for output in wanted]
         return *encode_answer(model.name, model.version, request.request_id, outputs), len(batch)
 

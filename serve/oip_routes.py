@@ -9,11 +9,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import skipvit
+from serve.group import EXACT
+from serve.groups import Chosen, Groups
 from serve.oip_infer import INFER, Infer
 from serve.oip_models import config_of, metadata_of
 from serve.oip_repository import OipRepository
 from serve.repository import Repository
-from serve.served_model import ServedModel
 from serve.settings import Settings
 
 _EXTENSIONS = [
@@ -30,9 +31,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class OipStatus:
     """What the server and its models say of themselves in the protocol's terms."""
 
-    def __init__(self, settings: Settings, repository: Repository, infer: Infer) -> None:
+    def __init__(self, settings: Settings, repository: Repository, groups: Groups, infer: Infer) -> None:
         self._settings = settings
         self._repository = repository
+        self._groups = groups
         self._statistics = infer.statistics
 
     async def server(self, _request: Request) -> Response:
@@ -48,23 +50,27 @@ class OipStatus:
         return _json({"ready": ready}, 200 if ready else 503)
 
     async def metadata(self, request: Request) -> Response:
-        model = self._model(request)
-        return _json(metadata_of(model, list(self._repository.versions(model.name))))
+        chosen = self._chosen(request)
+        versions = list(self._repository.versions(chosen.model.name))
+        return _json({**metadata_of(chosen.model, versions), **chosen.in_place_of_model})
 
     async def model_ready(self, request: Request) -> Response:
-        model = self._model(request)
-        ready = self._repository.is_ready(model)
-        return _json({"name": model.name, "ready": ready}, 200 if ready else 503)
+        chosen = self._chosen(request)
+        ready = self._repository.is_ready(chosen.model)
+        return _json({"name": request.path_params["name"], "ready": ready}, 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
-        return _json(config_of(self._model(request), self._settings))
+        chosen = self._chosen(request)
+        return _json({**config_of(chosen.model, self._settings), "name": request.path_params["name"]})
 
     async def stats(self, request: Request) -> Response:
-        models = [self._model(request)] if "name" in request.path_params else self._repository.served
+        models = [self._chosen(request).model] if "name" in request.path_params else self._repository.served
         return _json(self._statistics.render(models))
 
-    def _model(self, request: Request) -> ServedModel:
-        return self._repository.find(request.path_params["name"], request.path_params.get("version"))
+    def _chosen(self, request: Request) -> Chosen:
+        """The model of a request; of a group, the most exact variant: what it takes and gives, all of them do."""
+        name, version = request.path_params["name"], request.path_params.get("version")
+        return self._groups.find(name, version, EXACT if self._groups.has(name) else None)
 
 
 def oip_routes(status: OipStatus, models: OipRepository, infer: Infer) -> list[Route]:

@@ -63,7 +63,31 @@ def object_of(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> 
 TEXT: dict[str, Any] = {"type": "string"}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 BASE64 = {"type": "string", "format": "byte", "description": "A file's bytes in base64; a data: URL will do"}
-MODEL = {"type": "string", "description": "One of GET /v1/models; the first for this task if left out"}
+MODEL = {
+    "type": "string",
+    "description": "A model or group of GET /v1/models; if left out, the default group or first model of the task",
+}
+_WHICH = 'One of the group\'s variants by name, or "exact" for its first; if left out, the load decides'
+VARIANT = {"type": "string", "description": _WHICH}
+VARIANT_HEADER: dict[str, Any] = {
+    "name": "X-Skipvit-Variant",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": _WHICH,
+}
+MODEL_HEADERS: dict[str, Any] = {
+    "X-Skipvit-Model": {
+        "description": "Name and version of the model",
+        "schema": {"type": "string"},
+        "example": "digits_skipat/1",
+    },
+    "X-Skipvit-Group": {
+        "description": "The group that the request was for, if it was for one: the model is a variant of it",
+        "required": False,
+        "schema": {"type": "string"},
+    },
+}
 
 _SCHEMAS: dict[str, Any] = {
     "Problem": object_of({"code": TEXT, "message": TEXT, "hint": TEXT}),

@@ -8,9 +8,12 @@ from serve.openapi import (
     BASE64,
     BINARY,
     MODEL,
+    MODEL_HEADERS,
     REQUEST_ID,
     TEXT,
     URGENCY,
+    VARIANT,
+    VARIANT_HEADER,
     RouteDescription,
     error_responses,
     object_of,
@@ -80,9 +83,11 @@ _SCHEMAS: dict[str, Any] = {
         {
             "id": TEXT,
             "model": object_of({"name": TEXT, "version": TEXT}),
+            "group": {**TEXT, "description": "That the request was for, if it was for one: the model is a variant"},
             "results": {"type": "array", "items": {"$ref": "#/components/schemas/Result"}},
             "timing_ms": _times("read", "total"),
-        }
+        },
+        optional=("group",),
     ),
 }
 
@@ -100,12 +105,13 @@ def _request_body() -> dict[str, Any]:
         "images": {"type": "array", "items": BASE64, "minItems": 1},
         "top_k": _TOP_K,
         "model": MODEL,
+        "variant": VARIANT,
     }
     json_schema = object_of(properties, optional=tuple(properties))
     json_schema["oneOf"] = [{"required": ["image"]}, {"required": ["images"]}]
     form_schema = {
         "type": "object",
-        "properties": {"file": _PARTS, "top_k": _TOP_K, "model": MODEL},
+        "properties": {"file": _PARTS, "top_k": _TOP_K, "model": MODEL, "variant": VARIANT},
         "required": ["file"],
     }
     return {
@@ -123,6 +129,7 @@ def _request_body() -> dict[str, Any]:
 def _operation() -> dict[str, Any]:
     answer = {
         "description": "Predictions for each picture; in a request of many, some may hold an error instead",
+        "headers": MODEL_HEADERS,
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}, "example": _ANSWER_EXAMPLE}
         },
@@ -132,7 +139,13 @@ def _operation() -> dict[str, Any]:
         "summary": "Classify pictures",
         "description": "Takes the bytes of one picture, a form with files, or JSON with base64. "
         "PUT does the same, for `curl -T`.",
-        "parameters": [query("model", MODEL), query("top_k", _TOP_K), *URGENCY],
+        "parameters": [
+            query("model", MODEL),
+            query("variant", VARIANT),
+            VARIANT_HEADER,
+            query("top_k", _TOP_K),
+            *URGENCY,
+        ],
         "requestBody": _request_body(),
         "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **error_responses()},

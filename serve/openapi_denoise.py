@@ -3,7 +3,20 @@
 from typing import Any
 
 from serve.decoding import FORMATS
-from serve.openapi import BASE64, BINARY, MODEL, TEXT, URGENCY, RouteDescription, error_responses, object_of, query
+from serve.openapi import (
+    BASE64,
+    BINARY,
+    MODEL,
+    MODEL_HEADERS,
+    TEXT,
+    URGENCY,
+    VARIANT,
+    VARIANT_HEADER,
+    RouteDescription,
+    error_responses,
+    object_of,
+    query,
+)
 from serve.parameters import DEFAULT_QUALITY
 from serve.picture_format import FORMATS as ANSWERS
 
@@ -28,7 +41,7 @@ HEADERS: dict[str, Any] = {
         "schema": TEXT,
         "example": "read;dur=4.1, decode;dur=88.0, queue;dur=0.2, denoise;dur=712.5, encode;dur=61.3, total;dur=869.0",
     },
-    "X-Skipvit-Model": {"description": "Name and version of the model", "schema": TEXT, "example": "photos_skipat/1"},
+    **MODEL_HEADERS,
     "X-Skipvit-Tiles": {
         "description": "Tiles that the picture was cut into",
         "schema": {"type": "integer", "minimum": 1},
@@ -48,10 +61,18 @@ _SAMPLES = [
 
 
 def _request_body() -> dict[str, Any]:
-    json_schema = object_of({"image": BASE64, "quality": _QUALITY, "model": MODEL}, optional=("quality", "model"))
+    json_schema = object_of(
+        {"image": BASE64, "quality": _QUALITY, "model": MODEL, "variant": VARIANT},
+        optional=("quality", "model", "variant"),
+    )
     form_schema = {
         "type": "object",
-        "properties": {"file": {"type": "string", "format": "binary"}, "quality": _QUALITY, "model": MODEL},
+        "properties": {
+            "file": {"type": "string", "format": "binary"},
+            "quality": _QUALITY,
+            "model": MODEL,
+            "variant": VARIANT,
+        },
         "required": ["file"],
     }
     return {
@@ -78,7 +99,13 @@ def _operation() -> dict[str, Any]:
         "summary": "Denoise a picture",
         "description": "Takes the bytes of one picture of any size, a form with one file, or JSON with base64, and "
         "answers with a PNG, JPEG or WebP, as the Accept header says. PUT does the same, for `curl -T`.",
-        "parameters": [query("model", MODEL), query("quality", _QUALITY), *URGENCY],
+        "parameters": [
+            query("model", MODEL),
+            query("variant", VARIANT),
+            VARIANT_HEADER,
+            query("quality", _QUALITY),
+            *URGENCY,
+        ],
         "requestBody": _request_body(),
         "x-codeSamples": [{"lang": "Shell", "source": source} for source in _SAMPLES],
         "responses": {"200": answer, **error_responses({406: "None of the types that the Accept header names"})},

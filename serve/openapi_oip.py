@@ -5,7 +5,7 @@ from typing import Any
 
 from serve.oip_infer import INFER
 from serve.oip_tensors import BYTES, TYPES
-from serve.openapi import BINARY, TEXT, URGENCY, RouteDescription, object_of
+from serve.openapi import BINARY, MODEL_HEADERS, TEXT, URGENCY, VARIANT_HEADER, RouteDescription, object_of
 
 _MODEL = "/v2/models/{name}"
 _VERSION = f"{_MODEL}/versions/{{version}}"
@@ -164,7 +164,8 @@ def _infer(path: str) -> RouteDescription:
     answer = _answer(_ref("OipInferAnswer"), "The outputs; those wanted as binary data follow the JSON as raw bytes")
     answer["content"]["application/octet-stream"] = BINARY
     answer["headers"] = {
-        "Inference-Header-Content-Length": {"description": "Bytes of JSON, if not all", "schema": {"type": "integer"}}
+        "Inference-Header-Content-Length": {"description": "Bytes of JSON, if not all", "schema": {"type": "integer"}},
+        **MODEL_HEADERS,
     }
     operation = {
         "tags": ["open inference protocol"],
@@ -174,6 +175,7 @@ def _infer(path: str) -> RouteDescription:
         "per element of a BYTES tensor; a denoiser takes pictures of any size. A body without JSON is one picture.",
         "parameters": [
             *_parameters(path),
+            VARIANT_HEADER,
             {
                 "name": "Inference-Header-Content-Length",
                 "in": "header",

@@ -1,13 +1,17 @@
 """Parameters of requests: from the URL, a form's text fields or a JSON body, checked one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
+from starlette.types import Scope
+
+from serve.asgi import header
 from serve.errors import BadField, nearest, quoted
 from serve.uploads import kind_of
 
 DEFAULT_QUALITY = 95
+VARIANT_HEADER = b"x-skipvit-variant"
 _MAX_QUERY_FIELDS = 16
 
 
@@ -73,12 +77,24 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def parse_model(value: Any) -> str | None:
-    """The model asked for by name, or None.
+def parse_name(field: str, value: Any) -> str | None:
+    """The model or variant asked for by name, or None.
 
     Raises:
         BadField: it is not a string.
     """
     if value is not None and not isinstance(value, str):
-        raise BadField("bad_field", f"model is a {kind_of(value)}, not a string", "name one of GET /v1/models")
+        raise BadField("bad_field", f"{field} is a {kind_of(value)}, not a string", "name one of GET /v1/models")
     return value
+
+
+def parse_variant(scope: Scope, parameters: Mapping[str, Any]) -> str | None:
+    """The variant of a group asked for by a header or a parameter, or None.
+
+    Raises:
+        BadField: it is not a string, or came as both.
+    """
+    named, asked = parse_name("variant", parameters.get("variant")), header(scope, VARIANT_HEADER)
+    if named is not None and asked:
+        raise BadField("bad_field", "variant came as a parameter and as a header", "send it as one of them")
+    return asked or named

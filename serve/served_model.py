@@ -43,6 +43,7 @@ class ServedModel:
         else:
             self.tiling = entry.tiling
         self.row = contract_of(entry).row
+        self.alone_s = self.row_s = 0.0  # measured at warm-up: one run of one row, and a row's part of a full batch
         self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
         self.fingerprint = fingerprint_of(entry.folder)
         self.engine = engine
@@ -90,12 +91,12 @@ class ServedModel:
         info = self.engine_info
         logger.info("model %s runs on %s, %s (%s): %s", self.name, info.kind, info.device, info.file, info.why)
         largest, budget_s = 1, self.capacity.budget_s
-        single_s = self._best_run_s(1)
+        self.alone_s = self.row_s = single_s = self._best_run_s(1)
         sizes = getattr(self.engine, "buckets", None) or range(2, self.batcher.max_batch + 1)
         for size in (size for size in sizes if 1 < size <= self.batcher.max_batch):
-            if single_s > budget_s or self._best_run_s(size, tries=2) > budget_s:
+            if single_s > budget_s or (run_s := self._best_run_s(size, tries=2)) > budget_s:
                 break
-            largest = size
+            largest, self.row_s = size, run_s / size
         self.batcher.max_batch = largest
         self.batcher.max_wait_s = min(self.batcher.max_wait_s, single_s) if largest > 1 else 0.0
         logger.info(

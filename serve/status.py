@@ -6,6 +6,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from serve.engine import EngineInfo
+from serve.group import Group
+from serve.groups import Groups
 from serve.repository import Repository, State
 from serve.served_model import ServedModel
 from serve.tasks import SAMPLE
@@ -62,11 +64,27 @@ class FailedVersion(BaseModel):
     reason: str
 
 
+class GroupInfo(BaseModel):
+    """Variants under one name, the most exact first, and which of them the server answers with now.
+
+    ``step`` is its place among the variants. ``default`` says whether it answers requests that name no model.
+    """
+
+    name: str
+    task: Task
+    variants: list[str]
+    p99_ms: float
+    default: bool
+    step: int
+    variant: str
+
+
 class ModelList(BaseModel):
-    """All served models; the first of its task is the default."""
+    """All served models; the first of its task is the default, unless a group is. Groups are named like models."""
 
     models: list[ModelInfo]
     failed: list[FailedVersion]
+    groups: list[GroupInfo]
 
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Take it out of rotation"}}
@@ -75,7 +93,7 @@ _DEAD: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_status_routes(app: FastAPI, repository: Repository) -> None:
+def add_status_routes(app: FastAPI, repository: Repository, groups: Groups) -> None:
     """Adds the routes for probes and people. HEAD answers where GET does."""
 
     async def livez(response: Response) -> Health:
@@ -94,7 +112,11 @@ def add_status_routes(app: FastAPI, repository: Repository) -> None:
             FailedVersion(name=name, version=str(version), reason=failure.reason)
             for (name, version), failure in sorted(repository.failures.items())
         ]
-        return ModelList(models=[_info(model, repository) for model in repository.models.values()], failed=failed)
+        return ModelList(
+            models=[_info(model, repository) for model in repository.models.values()],
+            failed=failed,
+            groups=[_group_info(group) for group in groups.all],
+        )
 
     app.get("/livez", summary="Is it alive?", responses=_DEAD, tags=["probes"])(livez)
     app.get("/readyz", summary="Is it ready for requests?", responses=_NOT_READY, tags=["probes"])(readyz)
@@ -124,6 +146,19 @@ def _info(model: ServedModel, repository: Repository) -> ModelInfo:
         engine=model.engine_info,
         evaluation=manifest.evaluation,
         parity=[*manifest.parity, *_engine_parity(model)],
+    )
+
+
+def _group_info(group: Group) -> GroupInfo:
+    step = group.ladder.step
+    return GroupInfo(
+        name=group.name,
+        task=group.task,
+        variants=list(group.variants),
+        p99_ms=group.settings.p99_ms,
+        default=group.settings.default,
+        step=step,
+        variant=group.variants[step],
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import BadField, BadImage, RequestError, TooLarge, WrongContentType
-from serve.parameters import parse_model, parse_quality, parse_query, parse_top_k
+from serve.parameters import parse_name, parse_quality, parse_query, parse_top_k
 from serve.uploads import Wanted, parse_upload
 
 
@@ -189,9 +189,9 @@ def test_a_route_for_one_file_takes_it_in_every_way() -> None:
 
 
 def test_model_must_be_a_name() -> None:
-    assert parse_model("a") == "a"
+    assert parse_name("model", "a") == "a"
     with pytest.raises(BadField, match="model is a number"):
-        parse_model(5)
+        parse_name("model", 5)
 
 
 @given(st.binary(max_size=300), st.sampled_from([FORM, "application/json", "image/png"]))
