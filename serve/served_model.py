@@ -73,7 +73,8 @@ class ServedModel:
         finally:
             self.users -= 1
             if not self.users and self._when_idle is not None:
-                self._when_idle()
+                call, self._when_idle = self._when_idle, None
+                call()
 
     def when_idle(self, call: Callable[[], object]) -> None:
         """Calls ``call`` as soon as nobody uses the model, of which no more are to come."""
