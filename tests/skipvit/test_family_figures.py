@@ -1,10 +1,21 @@
-"""Parameters and multiply-accumulates of the family beside the closed forms."""
+"""Parameters and multiply-accumulates of the family beside the closed forms.
+
+Models are built without memory for their weights, on the meta device: shapes are all that is counted.
+"""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from skipvit.complexity import count_macs, count_params
 from skipvit.models import create_model
+
+
+@pytest.fixture(autouse=True)
+def shapes_only() -> Iterator[None]:
+    with torch.device("meta"):
+        yield
 
 
 @pytest.mark.parametrize(
