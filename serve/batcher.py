@@ -11,22 +11,25 @@ The decode stage announces a picture with ``expect`` and hands its ticket over w
 
 Either way a request that comes alone is never delayed. One exception fails one picture: a batch that raises is run
 again one by one. An engine that kills its thread is out of service, and everything that waits for it is told so.
+
+A model may have several engines, each with ``threads`` threads of its own; all take from one queue, whose order is that
+of ``serve.turns``.
 """
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
 from serve.engine import Engine, Rows, RowsEngine
 from serve.errors import EngineFailed, NotReady
 from serve.ticket import Ticket
+from serve.turns import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +45,35 @@ class BatchReport:
 
 
 class Batcher:
-    """Queues tickets for one engine and runs them in batches, in ``threads`` threads or in those that lend a hand."""
+    """Queues tickets for one model and runs them in batches, in its engines' threads or in those that lend a hand.
+
+    Args:
+        threads: of each engine.
+        others: more engines of the same model; with them ``threads`` is at least 1.
+    """
 
     def __init__(
-        self, engine: Engine, *, max_batch: int, max_wait_s: float, threads: int = 0, name: str = "model"
+        self,
+        engine: Engine,
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        threads: int = 0,
+        name: str = "model",
+        others: Sequence[Engine] = (),
     ) -> None:
         self.max_batch = max_batch
         self.max_wait_s = max_wait_s
         self.name = name
         self._engine = engine
-        self._run_rows = engine.run_rows if isinstance(engine, RowsEngine) else None
+        self._takes_rows = isinstance(engine, RowsEngine)  # a question that takes long to answer
         self._threads = [
-            threading.Thread(target=self._serve, name=f"engine-{name}-{i}", daemon=True) for i in range(threads)
+            threading.Thread(target=self._serve, args=(one,), name=f"engine-{name}-{k}-{i}", daemon=True)
+            for k, one in enumerate((engine, *others))
+            for i in range(threads)
         ]
         self._changed = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
+        self._waiting = Waiting()
         self._upcoming = 0
         self._idle = 0
         self._hands = 0  # threads that lend one and have taken a batch
@@ -125,8 +142,8 @@ class Batcher:
             self._closing = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout_s
-        if not self._threads:
-            self.lend_hand(lambda: False)
+        while not self._threads and self.lend_hand(lambda: False):
+            pass
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
@@ -135,18 +152,24 @@ class Batcher:
             rested = self._changed.wait_for(lambda: not self._hands and not self._waiting, left_s)
         return rested and not any(thread.is_alive() for thread in self._threads)
 
-    def lend_hand(self, busy: Callable[[], bool]) -> None:
-        """Runs in the calling thread what is due: full and overdue batches while ``busy()``, otherwise everything."""
+    def lend_hand(self, busy: Callable[[], bool]) -> bool:
+        """Runs one batch in the calling thread, if one is due: a full or overdue one while ``busy()``, otherwise any.
+
+        Returns whether there was one.
+        """
         try:
-            while batch := self._due(busy()):
-                tickets, reason = batch
-                try:
-                    self._run(tickets)
-                finally:
-                    self._withdraw_hand()
-                self._report(BatchReport(len(tickets), reason))
+            batch = self._due(busy())
+            if batch is None:
+                return False
+            tickets, reason = batch
+            try:
+                self._run(tickets, self._engine)
+            finally:
+                self._withdraw_hand()
+            self._report(BatchReport(len(tickets), reason))
         except BaseException as error:  # the engine is lost, the thread that lent a hand is not
             self._die(error)
+        return True
 
     def _due(self, busy: bool) -> tuple[list[Ticket], Reason] | None:
         if not self._waiting:  # the usual case when another thread was faster; a look without the lock will do
@@ -156,7 +179,7 @@ class Batcher:
                 reason: Reason = "full"
             elif not busy:
                 reason = "idle"
-            elif self._waiting and time.perf_counter() - self._waiting[0].waiting_since >= self.max_wait_s:
+            elif self._waiting and time.perf_counter() - self._waiting.oldest_since >= self.max_wait_s:
                 reason = "waited"
             else:
                 return None
@@ -172,11 +195,11 @@ class Batcher:
 
     # --- engine threads ---
 
-    def _serve(self) -> None:
+    def _serve(self, engine: Engine) -> None:
         try:
             while batch := self._take():
                 tickets, reason = batch
-                self._run(tickets)
+                self._run(tickets, engine)
                 self._report(BatchReport(len(tickets), reason))
         except BaseException as error:  # a thread must not die unseen, whatever killed it
             self._die(error)
@@ -223,40 +246,42 @@ class Batcher:
             self._changed.wait(deadline - now)
         return "full"
 
-    def _run(self, batch: list[Ticket]) -> None:
+    def _run(self, batch: list[Ticket], engine: Engine) -> None:
         try:
-            self._answer(batch)
+            self._answer(batch, engine)
         except BaseException:  # of the batch, or of one picture of it alone
-            self._waiting.extendleft(batch)  # this thread dies of it; _die answers for all that waits
+            with self._changed:
+                for ticket in batch:  # this thread dies of it; _die answers for all that waits
+                    self._waiting.append(ticket)
             raise
         self._finish(batch)
 
-    def _answer(self, batch: list[Ticket]) -> None:
+    def _answer(self, batch: list[Ticket], engine: Engine) -> None:
         for ticket in batch:
             started = ticket.begin()
         try:
-            rows = self._rows(batch)
+            rows = self._rows(batch, engine)
         except Exception as error:  # an engine's errors have no common base; the batch is tried one by one
-            self._isolate(batch, error)
+            self._isolate(batch, engine, error)
             return
         infer_s = time.perf_counter() - started
         for ticket, row in zip(batch, rows, strict=True):
             ticket.result, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
 
-    def _rows(self, batch: list[Ticket]) -> Rows:
+    def _rows(self, batch: list[Ticket], engine: Engine) -> Rows:
         pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
-        if self._run_rows is not None:
-            rows = self._run_rows(pixels)
+        if self._takes_rows:
+            rows = cast(RowsEngine, engine).run_rows(pixels)
         else:
             stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-            rows = self._engine.run(np.ascontiguousarray(stacked))
+            rows = engine.run(np.ascontiguousarray(stacked))
         if rows.ndim < 2 or len(rows) != len(batch):
             raise RuntimeError(f"engine returned shape {rows.shape} for a batch of {len(batch)}")
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             raise RuntimeError("engine returned values that are not finite")
         return rows
 
-    def _isolate(self, batch: list[Ticket], error: Exception) -> None:
+    def _isolate(self, batch: list[Ticket], engine: Engine, error: Exception) -> None:
         """Runs a failed batch again one by one, so that only the picture at fault fails."""
         logger.error("model %s failed on a batch of %d", self.name, len(batch), exc_info=error)
         for ticket in batch:
@@ -264,7 +289,7 @@ class Batcher:
             try:
                 if len(batch) == 1:
                     raise error
-                ticket.result = self._rows([ticket])[0]
+                ticket.result = self._rows([ticket], engine)[0]
                 ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
             except Exception:  # this is the picture that the engine fails on, and it fails alone
                 ticket.error = EngineFailed(
@@ -287,8 +312,7 @@ class Batcher:
         logger.critical("an engine thread of model %s died; the model is out of service", self.name, exc_info=error)
         with self._changed:
             self._death = error
-            stranded = list(self._waiting)
-            self._waiting.clear()
+            stranded = [self._waiting.popleft() for _ in range(len(self._waiting))]
             self._changed.notify_all()
         for ticket in stranded:
             ticket.error = _out_of_service(self.name)

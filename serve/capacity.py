@@ -13,31 +13,43 @@ _BUDGET_MS = {"cpu": 8.0, "gpu": 25.0}
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The settings of one model, resolved. ``threads`` 0 runs it in the decode threads."""
+    """The settings of one model, resolved.
+
+    ``instances`` engines have ``threads`` threads each; 0 threads, of one engine, run it in the decode threads.
+    """
 
     on_gpu: bool
     threads: int
     max_batch: int
+    max_wait_s: float
     budget_s: float
     max_tiles_in_flight: int
+    instances: int = 1
 
     @classmethod
-    def of(cls, settings: Settings, task: Task, on_gpu: bool) -> "Capacity":
+    def of(cls, settings: Settings, name: str, task: Task, on_gpu: bool) -> "Capacity":
         """What the settings say, and what is best where they leave it open.
 
         A tile takes a hundred times as long as a classifier's picture. In the decode threads it would hold up the
         pictures that a classifier of the same server waits for, so denoisers have threads of their own: one per CPU,
-        since a run uses one core, and the system shares the cores fairly between them and the decoders.
+        since a run uses one core, and the system shares the cores fairly between them and the decoders. Whoever asks
+        for a number of instances has that many runs at a time on a CPU, and no more.
         """
+        own = settings.of(name)
         where = "gpu" if on_gpu else "cpu"
         asked = settings.engine_threads if task == "classification" else settings.tile_threads
         usual = _GPU_THREADS if on_gpu else 0 if task == "classification" else available_cpus()
+        if own.instances and not on_gpu:
+            usual = 1
+        wait_ms = settings.max_wait_ms if own.max_wait_ms is None else own.max_wait_ms
         return cls(
             on_gpu,
             asked or usual,
-            settings.max_batch or _MAX_BATCH[where],
+            own.max_batch or settings.max_batch or _MAX_BATCH[where],
+            wait_ms / 1000,
             (settings.batch_budget_ms or _BUDGET_MS[where]) / 1000,
             settings.max_tiles_in_flight,
+            own.instances or 1,
         )
 
     def tiles_ahead(self, batch: int) -> int:
@@ -49,4 +61,5 @@ class Capacity:
         """
         if self.max_tiles_in_flight:
             return self.max_tiles_in_flight
-        return (self.threads + 1) * batch if self.on_gpu else self.threads + (self.threads + 1) // 2
+        threads = self.threads * self.instances
+        return (threads + 1) * batch if self.on_gpu else threads + (threads + 1) // 2

@@ -81,8 +81,8 @@ class Classify:
         tickets = [Ticket(on_done, order.priority) for _ in pictures]
         answered = 0
         try:
-            for picture, ticket in zip(pictures, tickets, strict=True):
-                job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher)
+            for place, (picture, ticket) in enumerate(zip(pictures, tickets, strict=True)):
+                job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher, place)
                 self._decoding.submit(job)
             await unless_gone(finished, order.receive, loop)
             answered = len(tickets)

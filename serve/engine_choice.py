@@ -127,7 +127,7 @@ def _opened(
     from serve.tensorrt_engine import TensorrtEngine
     from trt_plugins.session import EngineError
 
-    largest = Capacity.of(settings, entry.manifest.task, on_gpu=True).max_batch
+    largest = Capacity.of(settings, entry.manifest.name, entry.manifest.task, on_gpu=True).max_batch
     try:
         engine = TensorrtEngine.from_entry(entry, record, tensorrt, settings.engine_memory, largest)
     except EngineError as error:

@@ -142,6 +142,5 @@ class ForeignEngine:
 class TensorBatcher(Batcher):
     """The batcher of all models, for tickets that carry whole requests."""
 
-    def _rows(self, batch: list[Ticket]) -> Any:
-        engine: Any = self._engine
+    def _rows(self, batch: list[Ticket], engine: Any) -> Any:
         return engine.run_all([ticket.pixels for ticket in batch])

@@ -82,9 +82,9 @@ class RowRunner:
 
 def _job(model: ServedModel, row: Row, ticket: Ticket, index: int) -> Job:
     if isinstance(row, bytes):
-        return Job(ticket, row, f"row {index}", model.preprocessing, model.batcher)
+        return Job(ticket, row, f"row {index}", model.preprocessing, model.batcher, index)
     ticket.pixels = row
-    return Job(ticket, b"", None, None, model.batcher)
+    return Job(ticket, b"", None, None, model.batcher, index)
 
 
 def _raise_first(tickets: Sequence[Ticket]) -> None:

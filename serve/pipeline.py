@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 from serve.batcher import Batcher
 from serve.decoding import ImageLimits, decode, open_large_images
 from serve.errors import RequestError, internal_error
 from serve.ticket import Ticket
+from serve.turns import Turns
 from skipvit.transforms import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -33,16 +33,21 @@ class Job:
     name: str | None
     preprocessing: Preprocessing | None
     batcher: Batcher
+    place: int = 0
+    """How many pictures of the same request come before it."""
 
 
 class DecodeStage:
-    """``threads`` threads that decode jobs in the order they came, and help those of ``batchers`` without threads."""
+    """``threads`` threads that decode jobs, and help those of ``batchers`` that have no threads of their own.
+
+    Models and requests take turns; see ``serve.turns``.
+    """
 
     def __init__(self, threads: int, limits: ImageLimits, batchers: Callable[[], Iterable[Batcher]] = tuple) -> None:
         self._batchers = batchers
         self._limits = limits
         self._deliver: Callable[[Callable[[], None]], object] = _not_started
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: Turns[Job] = Turns()
         self._threads = [threading.Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(threads)]
 
     def start(self, deliver: Callable[[Callable[[], None]], object]) -> None:
@@ -55,17 +60,16 @@ class DecodeStage:
     @property
     def waiting(self) -> int:
         """Pictures not yet begun."""
-        return self._jobs.qsize()
+        return len(self._jobs)
 
     def submit(self, job: Job) -> None:
         """Queues a picture; its batcher knows from now on that it is coming."""
         job.batcher.expect()
-        self._jobs.put(job)
+        self._jobs.put(job, job.batcher.name, job.ticket.priority, job.place)
 
     def close(self) -> None:
         """Ends the threads after what is queued."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._jobs.close(len(self._threads))
         for thread in self._threads:
             thread.join(5.0)
 
@@ -75,12 +79,22 @@ class DecodeStage:
                 job.batcher.forget()
             else:
                 self._decode(job)
-            for batcher in self._batchers():
-                if not batcher.has_threads:
-                    batcher.lend_hand(self._busy)
+                self._jobs.charge(job.batcher.name, job.ticket.decode_s)
+            self._help()
+
+    def _help(self) -> None:
+        """Lends hands, a batch at a time, to the model that had least of the threads, until nothing is due."""
+        left = [batcher for batcher in self._batchers() if batcher.waiting and not batcher.has_threads]
+        while left:
+            batcher = left[0] if len(left) == 1 else min(left, key=lambda batcher: self._jobs.spent_s(batcher.name))
+            started = time.perf_counter()
+            if batcher.lend_hand(self._busy):
+                self._jobs.charge(batcher.name, time.perf_counter() - started)
+            else:
+                left.remove(batcher)
 
     def _busy(self) -> bool:
-        return not self._jobs.empty()
+        return len(self._jobs) > 0
 
     def _decode(self, job: Job) -> None:
         ticket = job.ticket

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,13 @@ class ServedModel:
     tiling: Tiling  # of a denoiser
 
     def __init__(
-        self, entry: Entry, engine: Engine, settings: Settings, classes: int = 0, info: EngineInfo | None = None
+        self,
+        entry: Entry,
+        engine: Engine,
+        settings: Settings,
+        classes: int = 0,
+        info: EngineInfo | None = None,
+        others: Sequence[Engine] = (),
     ) -> None:
         self.entry = entry
         self.name = entry.manifest.name
@@ -47,16 +53,18 @@ class ServedModel:
         self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
         self.fingerprint = fingerprint_of(entry.folder)
         self.engine = engine
+        self._others = others  # of the same kind
         self.engine_info = info or on_cpu(entry, "it was handed over open")
-        self.capacity = Capacity.of(settings, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
+        self.capacity = Capacity.of(settings, self.name, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
         self._when_idle: Callable[[], object] | None = None
         self._closed = False
         self.batcher = Batcher(
             engine,
             max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
-            max_wait_s=settings.max_wait_ms / 1000,
+            max_wait_s=self.capacity.max_wait_s,
             threads=self.capacity.threads,
             name=self.name,
+            others=others,
         )
 
     @property
@@ -98,6 +106,9 @@ class ServedModel:
             if single_s > budget_s or (run_s := self._best_run_s(size, tries=2)) > budget_s:
                 break
             largest, self.row_s = size, run_s / size
+        for engine in self._others:
+            for size in {1, *(size for size in sizes if size <= largest)}:
+                engine.run(np.zeros((size, *self.row), np.uint8))
         self.batcher.max_batch = largest
         self.batcher.max_wait_s = min(self.batcher.max_wait_s, single_s) if largest > 1 else 0.0
         logger.info(
@@ -122,7 +133,8 @@ class ServedModel:
     def close(self) -> bool:
         """Has the batcher finish what waits and frees the engine; blocks. Whether it could: a run may be stuck."""
         if not self._closed and self.batcher.close():
-            self.engine.close()
+            for engine in (self.engine, *self._others):
+                engine.close()
             self._closed = True
         return self._closed
 
@@ -158,7 +170,15 @@ def open_model(entry: Entry, settings: Settings) -> ServedModel:
             f"{entry.folder.parent / LABELS} has {len(entry.labels)} labels, {entry.folder / info.file} has "
             f"{engine.classes} classes; write one label a line, in class order"
         )
-    return ServedModel(entry, engine, settings, engine.classes, info)
+    others: list[Engine] = []
+    try:
+        for _ in range(1, settings.of(entry.manifest.name).instances or 1):
+            others.append(open_engine(entry, settings)[0])
+    except BaseException:
+        for one in (engine, *others):  # they may hold a GPU's memory
+            one.close()
+        raise
+    return ServedModel(entry, engine, settings, engine.classes, info, others)
 
 
 def _check_tiling(entry: Entry) -> None:

@@ -288,11 +288,13 @@ def test_a_lent_hand_runs_what_waits_at_once_when_nothing_else_is_to_be_done() -
         for value in range(6):
             pictures.put(value)
         assert engine.batches == []
-        pictures.batcher.lend_hand(idle)
+        assert pictures.batcher.lend_hand(idle)
+        assert engine.batches == [[0, 1, 2, 3]], "one batch: then another model may be more in need of the thread"
+        assert pictures.batcher.lend_hand(idle)
         assert engine.batches == [[0, 1, 2, 3], [4, 5]]
         assert [r.reason for r in pictures.reports] == ["full", "idle"]
         assert pictures.deliveries == 2
-        pictures.batcher.lend_hand(idle)  # nothing waits: nothing happens
+        assert not pictures.batcher.lend_hand(idle)  # nothing waits: nothing happens
         assert len(engine.batches) == 2
 
 

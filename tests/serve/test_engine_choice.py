@@ -237,7 +237,7 @@ def test_a_photograph_goes_through_an_engine_in_tiles(tmp_path: Path, machine: M
     ],
 )
 def test_capacity(task: Any, on_gpu: bool, settings: dict[str, Any], found: tuple[int, int, float]) -> None:
-    capacity = Capacity.of(Settings(**settings), task, on_gpu)
+    capacity = Capacity.of(Settings(**settings), "any", task, on_gpu)
     assert (capacity.threads, capacity.max_batch, capacity.budget_s) == found
 
 
@@ -246,9 +246,9 @@ def test_capacity(task: Any, on_gpu: bool, settings: dict[str, Any], found: tupl
 )
 def test_tiles_in_flight_fill_a_gpus_batches(on_gpu: bool, threads: int, batch: int, ahead: int) -> None:
     settings = Settings(tile_threads=threads)
-    assert Capacity.of(settings, "denoising", on_gpu).tiles_ahead(batch) == ahead
+    assert Capacity.of(settings, "any", "denoising", on_gpu).tiles_ahead(batch) == ahead
     asked = Settings(tile_threads=threads, max_tiles_in_flight=7)
-    assert Capacity.of(asked, "denoising", on_gpu).tiles_ahead(batch) == 7
+    assert Capacity.of(asked, "any", "denoising", on_gpu).tiles_ahead(batch) == 7
 
 
 def test_a_model_that_was_handed_over_runs_as_before(folder: Path) -> None:
