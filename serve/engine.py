@@ -48,14 +48,15 @@ class EngineLost(BaseException):
 class EngineInfo(BaseModel):
     """Which engine runs a model.
 
-    ``device`` is "CPU" or the GPU's name, ``why`` says why this engine was taken and not a faster one.
+    ``device`` is "CPU" or the GPU's name, ``why`` says why this engine was taken and not a faster one. ``precision`` is
+    None where nobody said it.
     """
 
     model_config = ConfigDict(frozen=True)
 
     kind: EngineKind
     file: str
-    precision: Precision
+    precision: Precision | None
     device: str
     why: str
 

@@ -160,7 +160,7 @@ def _open(name: str, own: GroupSettings, models: Mapping[str, ServedModel], sett
     for other in others:
         if difference := difference_of(first, other):
             raise GroupError(f"group {name!r}: {difference}; variants of a group must answer alike")
-    return Group(name, own, first.task, settings)
+    return Group(name, own, first.entry.manifest.task, settings)
 
 
 def difference_of(first: ServedModel, other: ServedModel) -> str:

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeVar
 
 from serve.engine import EngineLost, EngineUnavailable
 from serve.model_folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
+from serve.model_loading import load_version
 from serve.model_watch import Watch
 from serve.repository import Failure, Key, Repository
-from serve.served_model import ServedModel, load_version
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactError
 

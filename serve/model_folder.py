@@ -9,23 +9,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, MANIFEST, model_names, versions_of
+from skipvit.artifacts import LABELS, MANIFEST, TRITON_CONFIG, model_names, versions_of
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time of change in ns and inode of each file; empty while there is no manifest."""
+"""Name, size, time of change in ns and inode of each file; empty while it is not complete, see ``fingerprint_of``."""
 Folder = Mapping[str, Mapping[int, Fingerprint]]
 """Fingerprints by name and version."""
 
 
 def fingerprint_of(folder: Path) -> Fingerprint:
-    """The fingerprint of a version's folder and its model's labels."""
+    """The fingerprint of a version's folder and its model's labels.
+
+    A folder is complete with its manifest, which is written last, or if it holds a graph that is not ours.
+    """
     files = [folder.parent / LABELS]
     try:
         files += [Path(file.path) for file in os.scandir(folder)]
     except OSError:
         return ()
     if folder / MANIFEST not in files:
-        return ()
+        if not is_foreign(folder):
+            return ()
+        files.append(folder.parent / TRITON_CONFIG)
     found = []
     for file in sorted(files):
         try:
@@ -34,6 +39,16 @@ def fingerprint_of(folder: Path) -> Fingerprint:
             continue
         found.append((file.name, known.st_size, known.st_mtime_ns, known.st_ino))
     return tuple(found)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a version's folder holds a model that is not ours: a graph, and no manifest in any version of it.
+
+    One manifest makes a model ours: a version of it without one was not copied to its end.
+    """
+    if not any(folder.glob("*.onnx")):
+        return False
+    return not any((folder.parent / str(version) / MANIFEST).exists() for version in versions_of(folder.parent))
 
 
 def look_into(root: Path) -> Folder:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from serve.denoise import Denoise
 from serve.doorway import NOTES
 from serve.errors import BadTensor, RequestError, TooLarge, internal_error, quoted
 from serve.exchange import Exchange, Exchanges
+from serve.foreign_model import ForeignModel
 from serve.groups import Chosen, Groups
 from serve.metrics import Metrics
 from serve.oip_compression import coding_of, compressed, decompressed, preferred_coding
+from serve.oip_foreign import IN_THREAD_BYTES, TensorRunner, Turn, raw_tensor
 from serve.oip_messages import InferRequest, WantedOutput, encode_answer, header_length, parse_request
 from serve.oip_models import input_name, input_row, output_name, output_type
 from serve.oip_restore import PictureRunner
@@ -29,8 +32,8 @@ from serve.pipeline import DecodeStage
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
+from serve.tasks import ServedTask
 from serve.urgency import LONGEST_S, Priority
-from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +60,17 @@ class Infer:
         self._groups = groups
         self._admission = admission
         self._exchanges = Exchanges(settings, repository, admission, metrics)
-        self._pictures = denoise.pictures
+        self._foreign = Places(settings.max_in_flight, "requests")
+        self._places: dict[ServedTask, Places] = {
+            "classification": admission,
+            "denoising": denoise.pictures,
+            "video-denoising": denoise.pictures,
+            "tensors": self._foreign,
+        }
         self._metrics = metrics
         self.statistics = Statistics()
         self._rows = RowRunner(decoding, metrics)
+        self._tensors = TensorRunner(self._rows, settings.max_body_bytes)
         self._restore = PictureRunner(settings, denoise, metrics, self.statistics)
         self._parsing = asyncio.Lock()
 
@@ -78,13 +88,14 @@ class Infer:
         with chosen.model.in_use(), self._groups.told_of_refusals(parameters["name"]):
             await self._answer_with(chosen, exchange)
 
-    def _places_for(self, task: Task) -> Places:
-        return self._admission if task == "classification" else self._pictures
+    def _places_for(self, task: ServedTask) -> Places:
+        return self._places[task]
 
     async def _answer_with(self, chosen: Chosen, exchange: Exchange) -> None:
         model = chosen.model
         try:
-            answer, json_size, rows = await self._infer(exchange, chosen)
+            with _told_in_its_words():
+                answer, json_size, rows = await self._infer(exchange, chosen)
         except RequestError:
             self.statistics.failed(model, time.perf_counter() - exchange.started)
             raise
@@ -113,6 +124,8 @@ class Infer:
         request = _raw_request(model, raw) if length == 0 else await self._parse(raw, length)
         if request.timeout_us:
             exchange.deadline.within(min(request.timeout_us / 1e6, LONGEST_S))
+        if isinstance(model, ForeignModel):
+            return await self._infer_foreign(model, request, exchange)
         wanted = _wanted(request, model)
         batch = _batch(request.inputs, model, self._settings.max_files)
         scope[NOTES].update(images=len(batch), bytes=len(raw))
@@ -122,12 +135,26 @@ class Infer:
         outputs = [(_output(model, values, output), output.binary) for output in wanted]
         return *encode_answer(model.name, model.version, request.request_id, outputs), len(batch)
 
-    async def _decompressed(self, raw: bytes, body: Body, coding: Any) -> bytes:
-        def take(size: int) -> None:
-            self._admission.buffer(size)
-            body.size += size  # what the body gives back in the end
+    async def _infer_foreign(
+        self, model: ForeignModel, request: InferRequest, exchange: Exchange
+    ) -> tuple[bytes, int | None, int]:
+        notes, body = exchange.scope[NOTES], exchange.body
+        notes.update(bytes=body.size)
+        turn = Turn(self._foreign, exchange.receive, _priority(request, exchange))
+        ran = await self._tensors.run(model, request, turn, lambda size: self._take(body, size))
+        self.statistics.ran_whole(model, ran.ticket, ran.rows, ran.shared)
+        notes.update(images=ran.rows)
+        if ran.bytes <= IN_THREAD_BYTES:
+            return *encode_answer(model.name, model.version, request.request_id, ran.outputs), ran.rows
+        encoded = await asyncio.to_thread(encode_answer, model.name, model.version, request.request_id, ran.outputs)
+        return *encoded, ran.rows
 
-        return await decompressed(raw, coding, self._settings.max_body_bytes, take)
+    def _take(self, body: Body, size: int) -> None:
+        self._admission.buffer(size)
+        body.size += size  # what the body gives back in the end
+
+    async def _decompressed(self, raw: bytes, body: Body, coding: Any) -> bytes:
+        return await decompressed(raw, coding, self._settings.max_body_bytes, lambda size: self._take(body, size))
 
     async def _parse(self, raw: bytes, length: int | None) -> InferRequest:
         if (len(raw) if length is None else length) <= _PARSE_IN_THREAD_BYTES:
@@ -143,18 +170,24 @@ class Infer:
         receive: Receive,
         priority: Priority,
     ) -> Array:
-        try:
-            if model.task == "denoising":
-                assert isinstance(batch, np.ndarray), "a denoiser takes no encoded pictures"
-                return await self._restore.run(model, batch, receive, priority)
-            tickets = await self._rows.run(model, list(batch), places, receive, priority)
-            self.statistics.ran(model, tickets)
-            return stacked(tickets)
-        except (RequestError, ClientGone):
-            raise
-        except Exception as error:  # the client is told in its protocol's words, the log in full
-            logger.error("inference failed", exc_info=error)
-            raise internal_error() from None
+        if model.task == "denoising":
+            assert isinstance(batch, np.ndarray), "a denoiser takes no encoded pictures"
+            return await self._restore.run(model, batch, receive, priority)
+        tickets = await self._rows.run(model, list(batch), places, receive, priority)
+        self.statistics.ran(model, tickets)
+        return stacked(tickets)
+
+
+@contextmanager
+def _told_in_its_words() -> Iterator[None]:
+    """Of our own mistakes the client is told in its protocol's words, and the log in full."""
+    try:
+        yield
+    except (RequestError, ClientGone):
+        raise
+    except Exception as error:
+        logger.error("inference failed", exc_info=error)
+        raise internal_error() from None
 
 
 def _priority(request: InferRequest, exchange: Exchange) -> Priority:
@@ -164,6 +197,8 @@ def _priority(request: InferRequest, exchange: Exchange) -> Priority:
 
 def _raw_request(model: ServedModel, raw: bytes) -> InferRequest:
     """A body without JSON is the one element of a model's input (Triton's raw binary request): here, a picture."""
+    if isinstance(model, ForeignModel):
+        return InferRequest(None, (raw_tensor(model, raw),), None, True)
     if model.task != "classification":
         raise BadTensor(
             "bad_request",

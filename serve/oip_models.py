@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from serve.foreign_model import ForeignModel
+from serve.oip_foreign_models import foreign_config, foreign_metadata
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.tasks import contract_of
@@ -49,6 +51,8 @@ def metadata_of(model: ServedModel, versions: Sequence[str]) -> dict[str, Any]:
 
     Of the outputs there is only the one that the server fetches, not all that the graph has.
     """
+    if isinstance(model, ForeignModel):
+        return foreign_metadata(model, versions)
     return {
         "name": model.name,
         "versions": list(versions),
@@ -63,6 +67,8 @@ def config_of(model: ServedModel, settings: Settings) -> dict[str, Any]:
 
     ``max_batch_size`` is how many rows a request may have. They run in batches of the engine's own size.
     """
+    if isinstance(model, ForeignModel):
+        return foreign_config(model)
     platform = _PLATFORMS[model.engine_info.kind]
     still = len(model.row) == 3
     out = {

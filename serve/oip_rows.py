@@ -11,6 +11,7 @@ from starlette.types import Receive
 from serve.admission import Places
 from serve.asgi import ClientGone, unless_gone
 from serve.errors import RequestError
+from serve.foreign_engine import TensorRequest
 from serve.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.served_model import ServedModel
@@ -18,7 +19,7 @@ from serve.ticket import Ticket
 from serve.urgency import Priority
 from skipvit.transforms import Pixels
 
-Row = bytes | Pixels
+Row = bytes | Pixels | TensorRequest
 
 
 class RowRunner:

@@ -15,7 +15,8 @@ from serve.batcher import Batcher, BatchReport, call_now
 from serve.engine import EngineLost
 from serve.errors import BadField, NotFound, nearest, quoted
 from serve.model_folder import Fingerprint, chosen
-from serve.served_model import ServedModel, load_version
+from serve.model_loading import load_version
+from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.tasks import ROUTES
 from skipvit.artifacts import ArtifactMissing, model_names, versions_of
@@ -64,7 +65,7 @@ class Repository:
             self.put(model)
         if not self._table:
             raise ValueError("a repository needs at least one model to serve, got none")
-        self.root = root or next(iter(self._models.values())).entry.folder.parent.parent
+        self.root = root or next(iter(self._models.values())).folder.parent.parent
         self.failures: dict[Key, Failure] = {}
         self.given_up: set[Key] = set()
         self.failure: BaseException | None = None
@@ -170,6 +171,12 @@ class Repository:
         if model is None:
             names = [model.name for model in fitting] or self._models
             raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, names))
+        if model.task == "tensors":
+            raise BadField(
+                "wrong_task",
+                f"model {name!r} takes tensors, and {ROUTES[task]} is for {task}",
+                f"send it to /v2/models/{name}/infer, or leave model out",
+            )
         if model.task != task:
             raise BadField(
                 "wrong_task",

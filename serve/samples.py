@@ -27,7 +27,7 @@ def add_sample_route(app: FastAPI, repository: Repository) -> None:
         model = repository.models.get(name)
         if model is None:
             raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, repository.models))
-        samples = model.entry.manifest.samples
+        samples = () if model.task == "tensors" else model.entry.manifest.samples
         if file not in samples:
             raise NotFound("unknown_sample", f"model {name!r} has no sample {quoted(file)}", nearest(file, samples))
         # The manifest lists it and its hash was checked; nothing else of the folder can be asked for.

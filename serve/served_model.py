@@ -14,8 +14,8 @@ from serve.engine import Engine, EngineInfo
 from serve.engine_choice import on_cpu, open_engine
 from serve.model_folder import fingerprint_of
 from serve.settings import Settings
-from serve.tasks import contract_of
-from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, Entry, read_entry
+from serve.tasks import ServedTask, contract_of
+from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, Entry
 from skipvit.manifest import Tiling
 from skipvit.tiling import plan
 from skipvit.transforms import Preprocessing
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class ServedModel:
     """One version of one model: what its manifest says, its engine, and the batcher in front of it."""
 
+    task: ServedTask
     preprocessing: Preprocessing  # of a classifier
     tiling: Tiling  # of a denoiser
 
@@ -38,34 +39,52 @@ class ServedModel:
         info: EngineInfo | None = None,
         others: Sequence[Engine] = (),
     ) -> None:
+        manifest = entry.manifest
         self.entry = entry
-        self.name = entry.manifest.name
-        self.version = str(entry.manifest.version)
-        self.task = entry.manifest.task
         self.labels = entry.labels
         self.classes = classes
-        if self.task == "classification":
+        if manifest.task == "classification":
             self.preprocessing = entry.preprocessing
         else:
             self.tiling = entry.tiling
         self.row = contract_of(entry).row
-        self.alone_s = self.row_s = 0.0  # measured at warm-up: one run of one row, and a row's part of a full batch
-        self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
-        self.fingerprint = fingerprint_of(entry.folder)
-        self.engine = engine
-        self._others = others  # of the same kind
-        self.engine_info = info or on_cpu(entry, "it was handed over open")
-        self.capacity = Capacity.of(settings, self.name, self.task, on_gpu=self.engine_info.kind != "onnx-cpu")
-        self._when_idle: Callable[[], object] | None = None
-        self._closed = False
-        self.batcher = Batcher(
+        info = info or on_cpu(entry, "it was handed over open")
+        self.capacity = Capacity.of(settings, manifest.name, manifest.task, on_gpu=info.kind != "onnx-cpu")
+        batcher = Batcher(
             engine,
             max_batch=min(self.capacity.max_batch, getattr(engine, "max_batch", None) or self.capacity.max_batch),
             max_wait_s=self.capacity.max_wait_s,
             threads=self.capacity.threads,
-            name=self.name,
+            name=manifest.name,
             others=others,
         )
+        self._set_up(manifest.name, manifest.version, manifest.task, entry.folder, info, engine, batcher, others)
+
+    def _set_up(
+        self,
+        name: str,
+        version: int,
+        task: ServedTask,
+        folder: Path,
+        info: EngineInfo,
+        engine: Engine,
+        batcher: Batcher,
+        others: Sequence[Engine] = (),
+    ) -> None:
+        """What every model has, whoever made it."""
+        self.name = name
+        self.version = str(version)
+        self.task = task
+        self.folder = folder
+        self.fingerprint = fingerprint_of(folder)
+        self.engine_info = info
+        self.engine = engine
+        self._others = others  # of the same kind
+        self.batcher = batcher
+        self.alone_s = self.row_s = 0.0  # measured at warm-up: one run of one row, and a row's part of a full batch
+        self.users = 0  # requests, and what goes on behind clients that hung up; on the event loop only
+        self._when_idle: Callable[[], object] | None = None
+        self._closed = False
 
     @property
     def tiles_ahead(self) -> int:
@@ -137,21 +156,6 @@ class ServedModel:
                 engine.close()
             self._closed = True
         return self._closed
-
-
-def load_version(root: Path, name: str, version: int, settings: Settings) -> ServedModel:
-    """Verifies and loads one version of a model; it is neither started nor warm.
-
-    Raises:
-        ArtifactError, EngineUnavailable: as ``read_entry`` and ``open_model``, or its files changed meanwhile.
-    """
-    folder = root / name / str(version)
-    before = fingerprint_of(folder)
-    model = open_model(read_entry(root, name, version), settings)
-    if model.fingerprint != before:
-        model.close()
-        raise ArtifactCorrupt(f"{folder} was changed while it was being read; try again when it is complete")
-    return model
 
 
 def open_model(entry: Entry, settings: Settings) -> ServedModel:

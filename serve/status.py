@@ -112,8 +112,9 @@ def add_status_routes(app: FastAPI, repository: Repository, groups: Groups) -> N
             FailedVersion(name=name, version=str(version), reason=failure.reason)
             for (name, version), failure in sorted(repository.failures.items())
         ]
+        ours = [model for model in repository.models.values() if model.task != "tensors"]
         return ModelList(
-            models=[_info(model, repository) for model in repository.models.values()],
+            models=[_info(model, repository) for model in ours],
             failed=failed,
             groups=[_group_info(group) for group in groups.all],
         )

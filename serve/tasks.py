@@ -6,6 +6,9 @@ from typing import Literal
 from skipvit.artifacts import Entry
 from skipvit.manifest import Task
 
+ServedTask = Task | Literal["tensors"]
+"""A served model's task; "tensors" is that of models that are not ours, whose purpose nobody knows."""
+
 ROUTES: dict[Task, str] = {
     "classification": "/v1/classify",
     "denoising": "/v1/denoise",

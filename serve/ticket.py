@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from serve.engine import Rows
 from serve.errors import RequestError
 from serve.urgency import Priority
-from skipvit.transforms import Pixels
 
 # Where a request's picture can be when its client goes away.
 Where = Literal["read", "decode", "queue", "infer", "encode", "send"]
@@ -37,8 +35,8 @@ class Ticket:
         self.priority = priority
         self.abandoned = False  # read by whoever would work on it next
         self.on_abandoned: Callable[[], None] | None = None  # where the work is done in another process
-        self.pixels: Pixels | None = None
-        self.result: Rows | None = None  # the model's row for it: (classes,) float32, or uint8 pixels
+        self.pixels: Any = None  # uint8 pixels, or whatever else its batcher runs
+        self.result: Any = None  # the model's row for it: (classes,) float32, or uint8 pixels
         self.error: RequestError | None = None
         self.batch_size = 0
         self.begun = 0  # stages that it entered: decoding, then a run of the model

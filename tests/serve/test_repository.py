@@ -1,6 +1,7 @@
 """Broken repositories are refused with a message that names the file; good ones are warmed within the budget."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "model missing": (lambda f: (f / "model.onnx").unlink(), r"model\.onnx is named by the manifest but is not there"),
     "model changed": (lambda f: (f / "model.onnx").write_bytes(b"x"), r"model\.onnx has sha256"),
     "model no ONNX": (lambda f: rewrite_model(f, b"no protobuf"), r"model\.onnx cannot be loaded by ONNX Runtime"),
-    "manifest missing": (lambda f: (f / MANIFEST).unlink(), r"manifest\.json is not there"),
+    "manifest missing": (
+        lambda f: shutil.copytree(f, f.parent / "2", ignore=lambda *_: [MANIFEST]),
+        r"2/manifest\.json is not there",
+    ),
     "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), r"manifest\.json is not JSON"),
     "newer schema": (
         lambda f: edit_manifest(f, schema_version=99),

@@ -1,0 +1,31 @@
+"""Versions of models, ours or not, from a repository's folder to what is served."""
+
+from pathlib import Path
+
+from serve.foreign_model import open_foreign
+from serve.model_folder import fingerprint_of, is_foreign
+from serve.served_model import ServedModel, open_model
+from serve.settings import Settings
+from skipvit.artifacts import ArtifactCorrupt, read_entry
+
+
+def load_version(root: Path, name: str, version: int, settings: Settings) -> ServedModel:
+    """Verifies and loads one version of a model; it is neither started nor warm.
+
+    Raises:
+        ArtifactError, EngineUnavailable: as ``read_entry``, ``open_model`` and ``open_foreign``, or its files changed
+            meanwhile.
+    """
+    folder = root / name / str(version)
+    before = fingerprint_of(folder)
+    model = _opened(root, name, version, settings)
+    if model.fingerprint != before:
+        model.close()
+        raise ArtifactCorrupt(f"{folder} was changed while it was being read; try again when it is complete")
+    return model
+
+
+def _opened(root: Path, name: str, version: int, settings: Settings) -> ServedModel:
+    if is_foreign(root / name / str(version)):
+        return open_foreign(root, name, version, settings)
+    return open_model(read_entry(root, name, version), settings)
