@@ -41,12 +41,15 @@ from serve.settings import Settings
 from serve.status import add_status_routes
 from serve.tasks import ROUTES
 
+Merge = Callable[[bytes], Awaitable[bytes]]
 
-def create_app(settings: Settings, repository: Repository) -> FastAPI:
+
+def create_app(settings: Settings, repository: Repository, merge: Merge | None = None) -> FastAPI:
     """Returns the ASGI application that serves ``repository``.
 
     Its lifespan starts the threads and warms the models in the background: /livez answers at once, /readyz when all
-    are warm. The repository is closed with it.
+    are warm. The repository is closed with it. ``merge`` makes of the
+    metrics of this process those of the whole server.
     """
     metrics = Metrics()
     control = ModelControl(settings, repository, metrics.loaded)
@@ -67,7 +70,8 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         decoding.start(deliver)
         repository.start(deliver, lambda model, report: metrics.batch(model.name, report))
         warming = asyncio.create_task(asyncio.to_thread(repository.warm_up))
-        control.start()
+        if not settings.fronts:  # the engines are another process', which is started again as a whole
+            control.start()
         try:
             yield
         finally:
@@ -88,6 +92,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
         telemetry={"tracing": False, "metrics": False},  # looks up the environment thrice per request even when off
         lifespan=lifespan,
     )
+    app.state.metrics = metrics
     # What is matched first comes first: these are asked for most.
     inference: dict[str, ASGIApp] = {
         ROUTES["classification"]: classify,
@@ -102,7 +107,7 @@ def create_app(settings: Settings, repository: Repository) -> FastAPI:
     app.router.routes.extend(oip_routes(status, models, infer))
     add_status_routes(app, repository, groups)
     add_sample_route(app, repository)
-    app.add_route("/metrics", _metrics_endpoint(metrics, repository), methods=["GET"], include_in_schema=False)
+    app.add_route("/metrics", _metrics_endpoint(metrics, repository, merge), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
     described = {
         ROUTES["classification"]: CLASSIFY,
@@ -129,13 +134,16 @@ def _model_state(repository: Repository, model: ServedModel) -> ModelState:
     return ModelState(model.name, model.version, repository.is_ready(model), waiting, info.kind, info.device)
 
 
-def _metrics_endpoint(metrics: Metrics, repository: Repository) -> Callable[[Request], Awaitable[Response]]:
+def _metrics_endpoint(
+    metrics: Metrics, repository: Repository, merge: Merge | None
+) -> Callable[[Request], Awaitable[Response]]:
     gpus = Gpus()
 
     async def render(_request: Request) -> Response:
         if any(model.engine_info.kind != "onnx-cpu" for model in repository.models.values()):
             metrics.gpus = await asyncio.to_thread(gpus.read)
-        return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        own = metrics.render()
+        return Response(await merge(own) if merge else own, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return render
 

@@ -38,7 +38,8 @@ class Capacity:
         own = settings.of(name)
         where = "gpu" if on_gpu else "cpu"
         asked = settings.engine_threads if task == "classification" else settings.tile_threads
-        usual = _GPU_THREADS if on_gpu else 0 if task == "classification" else available_cpus()
+        decoders_help = task == "classification" and not settings.fronts  # with fronts, they are other processes
+        usual = _GPU_THREADS if on_gpu else 0 if decoders_help else available_cpus()
         if own.instances and not on_gpu:
             usual = 1
         wait_ms = settings.max_wait_ms if own.max_wait_ms is None else own.max_wait_ms

@@ -11,11 +11,11 @@ and --config names a file for the rest. On SIGTERM
 
 import argparse
 import errno
+import os
 import socket
 import sys
 import tomllib
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ from serve.http_server import HttpServer, listen, url_of
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
+from serve.tasks import missing_package
 from serve.tls import BadCertificate, tls_of
 from skipvit.artifacts import ArtifactError
 
@@ -54,17 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         tls_of(settings)
     except (BadKeys, BadCertificate) as error:
         return _fail(str(error))
+    if settings.fronts:
+        return _serve_with_fronts(args.models_dir, settings)
     try:
         repository = Repository.open(args.models_dir, settings)
     except (ArtifactError, EngineUnavailable) as error:
         return _fail(str(error))
-    videos = [model.name for model in repository.models.values() if model.task == "video-denoising"]
-    if videos and find_spec("av") is None:
+    if missing := missing_package((model.name, model.task) for model in repository.models.values()):
         repository.close()
-        return _fail(
-            f"model {videos[0]!r} denoises video, which needs PyAV; run: pip install 'skipvit[video]', "
-            "or serve a folder without that model"
-        )
+        return _fail(missing)
     try:
         open_groups(settings, repository.models)
     except GroupError as error:
@@ -74,23 +73,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         repository.close()
-        taken = "stop what listens there, or give another --port (0 takes a free one)"
-        cure = taken if error.errno == errno.EADDRINUSE else "give another --host or --port"
-        return _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; {cure}")
+        return _fail(_cannot_listen(settings, error))
     return _serve(settings, repository, listener)
+
+
+def _serve_with_fronts(models_dir: Path, settings: Settings) -> int:
+    if not (sys.platform == "linux" and hasattr(os, "memfd_create")):
+        return _fail("--fronts needs memory and ports that processes share, as Linux has them; leave it out here")
+    if settings.watch_s or settings.model_control != "none":
+        return _fail(
+            "with --fronts models are found at the start: leave out --watch-s and --model-control, or --fronts"
+        )
+    from serve.front_supervisor import Supervisor
+
+    set_up_logging(settings.log_format)
+    try:
+        listen(settings.host, settings.port).close()  # a port that is shared would not say that it is taken
+        claim = listen(settings.host, settings.port, shared=True)
+    except OSError as error:
+        return _fail(_cannot_listen(settings, error))
+    return Supervisor(models_dir, settings, claim, lambda: _announce(settings, claim)).run()
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    taken = "stop what listens there, or give another --port (0 takes a free one)"
+    cure = taken if error.errno == errno.EADDRINUSE else "give another --host or --port"
+    return f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; {cure}"
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    url = url_of(settings.host, listener.getsockname()[1], tls=settings.tls_cert is not None)
+    print(f"skipvit-serve: ready, open {url}", flush=True)
 
 
 def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
     set_up_logging(settings.log_format)
     if any(model.task != "classification" for model in repository.models.values()):
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
-    url = url_of(settings.host, listener.getsockname()[1], tls=settings.tls_cert is not None)
-    server = HttpServer(
-        create_app(settings, repository),
-        settings,
-        repository,
-        lambda: print(f"skipvit-serve: ready, open {url}", flush=True),
-    )
+    server = HttpServer(create_app(settings, repository), settings, repository, lambda: _announce(settings, listener))
     server.run(sockets=[listener])
     if repository.failure is not None:
         return _fail(f"a model failed to warm up: {repository.failure}")

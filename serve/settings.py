@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 to be reachable from other machines."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 takes a free one."""
+    fronts: int = Field(default=0, ge=0, le=64)
+    """Processes that take requests, decode and encode, beside one that runs the models; 0 does all in one process.
+    Worth it where decoding keeps more cores busy than one process can use. Linux only."""
 
     max_body_bytes: int = Field(default=64 << 20, ge=1)
     """Largest request body; a noisy photograph of 24 megapixels is a PNG of some 60 MB."""

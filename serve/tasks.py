@@ -1,6 +1,8 @@
 """Tasks: what a model of each takes and gives, row by row, and the route that answers with it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from skipvit.artifacts import Entry
@@ -41,3 +43,14 @@ def contract_of(entry: Entry) -> Contract:
         return Contract((tile, tile, 3), "denoised", "uint8", (tile, tile, 3))
     # RGB and the map of the noise's strength; see skipvit.models' video denoiser.
     return Contract((frames, tile, tile, 4), "denoised", "uint8", (frames, tile, tile, 3))
+
+
+def missing_package(models: Iterable[tuple[str, Task]]) -> str:
+    """What to install before models, by name and task, can be served; empty if nothing is missing."""
+    videos = [name for name, task in models if task == "video-denoising"]
+    if not videos or find_spec("av") is not None:
+        return ""
+    return (
+        f"model {videos[0]!r} denoises video, which needs PyAV; run: pip install 'skipvit[video]', "
+        "or serve a folder without that model"
+    )

@@ -1,0 +1,117 @@
+"""What the supervisor and its processes say to each other: small messages over a pair of Unix sockets each.
+
+The end of a pair is also how either learns that the other is gone, whatever it died of.
+"""
+
+import signal
+import socket
+import struct
+from collections import deque
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+SCRAPE = struct.Struct("<I")  # number of a scrape
+DRAIN = struct.Struct("<d")  # seconds to go on accepting
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HEAD = struct.Struct("<IB")
+_MAX_BYTES = 64 << 20
+_SEND_WITHIN_S = 10
+
+
+class Kind(IntEnum):
+    """What a message says."""
+
+    START = 1  # to a process: its settings, as JSON
+    LINK = 2  # to a process: one end of a connection between a front and the engine, which comes with it
+    DRAIN = 3  # to a front: finish what is in flight, and exit; with the seconds to go on accepting
+    STOP = 4  # to the engine: exit
+    READY = 5  # from a process: what it was started for is warm
+    SCRAPE = 6  # from a front: collect everybody's metrics. To a process: give yours
+    SAMPLES = 7  # the answer to SCRAPE
+
+
+class Message(NamedTuple):
+    """One message; ``fd`` comes with LINK, and is the receiver's to close."""
+
+    kind: Kind
+    body: bytes
+    fd: int = -1
+
+
+class Control:
+    """One end of a pair."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        # On the socket, and not Python's timeout, which would also hold for a thread that reads.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_WITHIN_S, 0))
+        self._data = bytearray()
+        self._fds: deque[int] = deque()
+
+    def send(self, kind: Kind, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+        """Sends a message. Raises OSError if the other end is gone, or does not read."""
+        data = _HEAD.pack(len(body), kind) + body
+        if fds:
+            sent = socket.send_fds(self.connection, [data], fds)
+            data = data[sent:]
+        self.connection.sendall(data)
+
+    def receive(self) -> list[Message]:
+        """Blocks for at least one message. Raises EOFError if the other end is gone."""
+        while not (messages := self._whole()):
+            self.take()
+        return messages
+
+    def take(self) -> None:
+        """Reads what is there, waiting if there is nothing. Raises EOFError if the other end is gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.connection, 1 << 16, 8, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            data, fds = b"", []
+        for fd in fds:
+            self._fds.append(fd)
+        if not data:
+            raise EOFError("the other process is gone")
+        self._data += data
+
+    def pending(self) -> list[Message]:
+        """Reads once, and gives the messages that are complete. Raises EOFError if the other end is gone."""
+        self.take()
+        return self._whole()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _whole(self) -> list[Message]:
+        messages: list[Message] = []
+        while len(self._data) >= _HEAD.size:
+            size, kind = _HEAD.unpack_from(self._data)
+            if size > _MAX_BYTES:
+                raise EOFError(f"a message of {size} bytes was announced")
+            end = _HEAD.size + size
+            if len(self._data) < end:
+                break
+            fd = self._fds.popleft() if kind == Kind.LINK else -1
+            messages.append(Message(Kind(kind), bytes(self._data[_HEAD.size : end]), fd))
+            del self._data[:end]
+        return messages
+
+
+def started(fd: int) -> tuple[Control, dict[str, Any], list[Message]]:
+    """In a process of the supervisor's: its control connection, what it was started with, and what came behind that.
+
+    Signals are for the supervisor, which a terminal or an init system may send to all of its processes.
+
+    Raises:
+        EOFError: the supervisor is gone.
+    """
+    for sig in SIGNALS:  # not SIG_IGN, which programs that this one starts would inherit
+        signal.signal(sig, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back until here
+    connection = socket.socket(fileno=fd)
+    connection.set_inheritable(False)
+    control = Control(connection)
+    first, *others = control.receive()
+    return control, orjson.loads(first.body), others

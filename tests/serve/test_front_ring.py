@@ -1,0 +1,194 @@
+"""The slots that fronts share with the engine: whatever happens in whatever order, none is lost and none is shared."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.errors import BadImage, EngineFailed, NotReady, Overloaded, TooLarge
+from serve.front_ring import Ring
+from serve.front_wire import ERROR_BYTES, ModelRow, error_of, error_text
+from tests.serve.front_pair import Pair, ScriptedBatcher, row_of_shades
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory without a name is Linux's")
+
+SLOTS = 3
+STEPS = ("submit", "engine reads", "engine takes", "front reads", "abandon", "front dies")
+
+
+@pytest.fixture(scope="module")
+def row(models_dir: Path) -> ModelRow:
+    return row_of_shades(models_dir)
+
+
+@pytest.fixture
+def pair(row: ModelRow) -> Iterator[Pair]:
+    pair = Pair(row, ScriptedBatcher(), SLOTS)
+    yield pair
+    pair.close()
+
+
+def answered(pair: Pair) -> list[int]:
+    return [int(ticket.result[0]) for ticket in pair.done if ticket.result is not None]
+
+
+def batcher_of(pair: Pair) -> ScriptedBatcher:
+    batcher = pair.desk._models[0].batcher
+    assert isinstance(batcher, ScriptedBatcher)
+    return batcher
+
+
+def work_off(pairs: list[Pair], batcher: ScriptedBatcher) -> None:
+    """Everybody goes on until nothing is left to be done."""
+    for _ in range(100):
+        for pair in pairs:
+            pair.engine_reads()
+        while batcher.waiting:
+            batcher.take()
+        for pair in pairs:
+            pair.front_reads()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1), st.integers(0, 30)), max_size=60))
+def test_no_slot_is_lost_or_shared(row: ModelRow, steps: list[tuple[str, int, int]]) -> None:
+    """Two fronts of three slots, and any interleaving of what they, the engine and their clients do."""
+    batcher = ScriptedBatcher()
+    pairs = [Pair(row, batcher, SLOTS) for _ in range(2)]
+    dead = [False, False]
+    values = iter(range(256))
+    expected: dict[int, int] = {}
+    for step, which, number in steps:
+        pair = pairs[which]
+        if step == "submit" and not dead[which]:
+            value = next(values)
+            expected[id(pair.submit(value))] = value
+        elif step == "engine reads":
+            pair.engine_reads()
+        elif step == "engine takes" and batcher.waiting:
+            batcher.take(number)
+        elif step == "front reads" and not dead[which]:
+            pair.front_reads()
+        elif step == "abandon" and pair.tickets:
+            pair.tickets[number % len(pair.tickets)].abandon()
+        elif step == "front dies" and number == 0:
+            dead[which] = True
+            pair.front_dies()
+    work_off(pairs, batcher)
+    for pair, died in zip(pairs, dead, strict=True):
+        assert len(set(map(id, pair.done))) == len(pair.done)  # nobody is told twice
+        for ticket in pair.done:
+            assert ticket.error is None or died
+            assert ticket.result is None or (ticket.result == expected[id(ticket)]).all()
+        if not died:
+            assert pair.link.free == SLOTS
+            assert all(ticket.abandoned or ticket.result is not None for ticket in pair.tickets)
+        pair.close()
+    assert batcher.expected == 0
+
+
+def test_what_has_no_slot_waits_for_one_in_its_turn(pair: Pair) -> None:
+    for value in range(8):
+        pair.submit(value)
+    assert pair.link.waiting(0) == 8
+    assert pair.link.free == 0
+    work_off([pair], batcher_of(pair))
+    assert answered(pair) == list(range(8))
+    assert pair.link.waiting(0) == 0
+
+
+def test_what_is_abandoned_is_not_run(pair: Pair) -> None:
+    """In its slot, on the way there, and while it waits for one."""
+    tickets = [pair.submit(value) for value in range(5)]
+    pair.engine_reads()
+    for place in (1, 4):
+        tickets[place].abandon()
+    work_off([pair], batcher_of(pair))
+    assert batcher_of(pair).ran == answered(pair) == [0, 2, 3]
+    assert pair.link.free == SLOTS
+
+
+def test_abandoning_what_is_done_does_not_touch_whoever_has_the_slot_now(pair: Pair) -> None:
+    first = pair.submit(1)
+    work_off([pair], batcher_of(pair))
+    stale = first.on_abandoned or (lambda: pair.link._abandon(SLOTS - 1, first))
+    second = pair.submit(2)
+    stale()
+    first.abandon()
+    work_off([pair], batcher_of(pair))
+    assert second.result is not None
+    assert answered(pair) == [1, 2]
+
+
+def test_a_dead_engine_refuses_all_that_is_in_flight_and_all_that_comes(pair: Pair) -> None:
+    for value in range(5):
+        pair.submit(value)
+    pair.engine_reads()
+    pair.engine_dies()
+    late = pair.submit(9)
+    assert len(pair.done) == 6
+    assert late in pair.done
+    for ticket in pair.done:
+        assert isinstance(ticket.error, NotReady)
+        assert ticket.error.headers["Retry-After"]
+    assert not pair.link.alive
+
+
+def test_what_a_dead_front_sent_is_dropped_and_its_memory_stays_while_it_is_read(pair: Pair) -> None:
+    for value in range(3):
+        pair.submit(value)
+    pair.engine_reads()
+    held = batcher_of(pair).waiting[0].pixels
+    pair.front_dies()
+    work_off([pair], batcher_of(pair))
+    assert batcher_of(pair).ran == []
+    assert held is not None
+    assert (held == 0).all()
+
+
+def test_an_error_of_the_engine_comes_through(pair: Pair) -> None:
+    pair.submit(1)
+    pair.engine_reads()
+    [ticket] = batcher_of(pair).waiting
+    ticket.error = EngineFailed("engine_failed", "the model failed on this picture", "see the log")
+    ticket.on_done(ticket)
+    pair.front_reads()
+    [done] = pair.done
+    assert isinstance(done.error, EngineFailed)
+    assert done.error.as_dict() == ticket.error.as_dict()
+    assert pair.link.free == SLOTS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotReady("out of service"),
+        Overloaded("too much", 7),
+        TooLarge("too_large", "x" * 9000, "y" * 9000),
+        BadImage("bad", "\N{SNOWMAN}" * 9000, "\N{SNOWMAN}" * 9000),
+    ],
+)
+def test_errors_survive_the_way(error: NotReady) -> None:
+    text = error_text(error)
+    assert len(text) <= ERROR_BYTES
+    back = error_of(text)
+    assert type(back) is type(error)
+    assert (back.status, back.code) == (error.status, error.code)
+    if len(error.message) < 500:
+        assert (back.message, back.hint, back.headers) == (error.message, error.hint, error.headers)
+
+
+def test_a_ring_is_as_large_as_it_says() -> None:
+    ring = Ring.create(3, 100)
+    ring.slot(2)[:] = 7
+    with pytest.raises(OSError, match="not permitted"):  # sealed: the other process cannot cut it short
+        os.ftruncate(ring.fd, 0)
+    with pytest.raises(ValueError, match="do not fill"):
+        Ring(ring.fd, 4, 100)
+    other = Ring(ring.fd, 3, 100)
+    assert (other.slot(2) == 7).all()
+    assert not other.slot(1).any()
+    ring.close()
