@@ -45,7 +45,7 @@ def contract_of(entry: Entry) -> Contract:
     return Contract((frames, tile, tile, 4), "denoised", "uint8", (frames, tile, tile, 3))
 
 
-def missing_package(models: Iterable[tuple[str, Task]]) -> str:
+def missing_package(models: Iterable[tuple[str, ServedTask]]) -> str:
     """What to install before models, by name and task, can be served; empty if nothing is missing."""
     videos = [name for name, task in models if task == "video-denoising"]
     if not videos or find_spec("av") is not None:
