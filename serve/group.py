@@ -119,7 +119,7 @@ class Group:
             model = models.get(name)
             if model is not None and model is not self._seen[rung] and model.alone_s:
                 self._seen[rung] = model
-                threads = model.capacity.threads or self._threads
+                threads = model.capacity.threads * model.capacity.instances or self._threads
                 parallel = threads * model.batcher.max_batch
                 self.ladder.set_cost(rung, Cost(model.alone_s, model.row_s / threads, parallel))
                 if model.alone_s > self.ladder.objective_s:

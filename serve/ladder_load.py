@@ -80,9 +80,21 @@ class Costs:
         return self._measured[rung]
 
     def picture_s(self, rung: int, now: float) -> float:
-        """The server's time per picture on a rung, as far as is known now."""
+        """The server's time per picture on a rung, as far as is known now.
+
+        What is added to the time of a faster rung, by decoding or by others who use the machine, is added here too.
+        """
+        faster = range(rung + 1, len(self._measured))
+        added = max((self._learned_s(other, now) - self._told_s(other) for other in faster), default=0.0)
+        learned = self._learned_s(rung, now)
+        return max(learned, self._told_s(rung) + added) if added > 0 else learned
+
+    def _told_s(self, rung: int) -> float:
+        return max(_LEAST_S, self._measured[rung].picture_s)
+
+    def _learned_s(self, rung: int, now: float) -> float:
         fading = math.exp((self._corrected_at[rung] - now) / _FORGET_S)
-        return max(_LEAST_S, self._measured[rung].picture_s) * math.exp(self._correction[rung] * fading)
+        return self._told_s(rung) * math.exp(self._correction[rung] * fading)
 
     def waiting_s(self, now: float) -> float:
         """How long it takes to finish all that is in hand."""
@@ -90,7 +102,7 @@ class Costs:
 
     def at_least(self, rung: int, picture_s: float, now: float) -> None:
         """Tells that a picture costs no less than this: so few of them were too many."""
-        self._correct(rung, max(0.0, math.log(picture_s / self.picture_s(rung, now))), now)
+        self._correct(rung, max(0.0, math.log(picture_s / self._learned_s(rung, now))), now)
 
     def began(self, rung: int, pictures: int, now: float) -> None:
         """Takes pictures in hand."""
@@ -121,7 +133,7 @@ class Costs:
         self._finished = [0] * len(self._finished)
 
     def _learn(self, now: float, elapsed_s: float) -> None:
-        shares: Sequence[float] = [n * self.picture_s(rung, now) for rung, n in enumerate(self._finished)]
+        shares: Sequence[float] = [n * self._learned_s(rung, now) for rung, n in enumerate(self._finished)]
         believed_s = sum(shares)
         if not believed_s:
             return
