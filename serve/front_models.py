@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from serve.batcher import Batcher, BatchReport, call_now
-from serve.capacity import Capacity
+from serve.engine import Rows
 from serve.front_link import Deliver, FrontLink
 from serve.front_wire import Measured, ModelRow
 from serve.repository import Repository
@@ -15,6 +15,7 @@ from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
 from skipvit.artifacts import Entry
+from skipvit.transforms import Pixels
 
 
 class RemoteBatcher(Batcher):
@@ -64,7 +65,7 @@ class RemoteBatcher(Batcher):
 class _NoEngine:
     """Stands where a model's engine would be."""
 
-    def run(self, batch: object) -> object:
+    def run(self, batch: Pixels) -> Rows:
         raise RuntimeError("this model's engine runs in another process")
 
     def close(self) -> None:
@@ -75,25 +76,8 @@ class RemoteModel(ServedModel):
     """A model of the engine's process, made from what that says of it."""
 
     def __init__(self, row: ModelRow, link: FrontLink, place: int, settings: Settings) -> None:
-        self.entry = Entry(row.manifest, Path(row.folder), row.labels)
-        self.name = row.manifest.name
-        self.version = str(row.manifest.version)
-        self.task = row.manifest.task
-        self.labels = row.labels
-        self.classes = row.classes
-        if self.task == "classification":
-            self.preprocessing = self.entry.preprocessing
-        else:
-            self.tiling = self.entry.tiling
-        self.row = row.row
-        self.users = 0
-        self.fingerprint = ()
-        self._when_idle = None
-        self._others = ()
-        self._closed = False
-        self.engine = _NoEngine()  # type: ignore[assignment]  # only its own process runs it
-        self.engine_info = row.engine
-        self.capacity = Capacity.of(settings, self.name, self.task, on_gpu=row.engine.kind != "onnx-cpu")
+        entry = Entry(row.manifest, Path(row.folder), row.labels)
+        super().__init__(entry, _NoEngine(), settings, row.classes, row.engine)
         measured = link.warm.models[place] if link.warm else Measured()
         self.batcher = RemoteBatcher(link, place, self.name, measured)
         self.alone_s = measured.alone_s
