@@ -7,6 +7,7 @@
     skipvit-bench clips --jobs 2
     skipvit-bench curve runs/photos_skipat_long
     skipvit-bench server --rounds 3 --seconds 4
+    skipvit-bench peers --rounds 3 --seconds 6
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench denoise-server --models models --megapixels 24
     skipvit-bench gpu --only kernels

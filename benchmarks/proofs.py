@@ -15,7 +15,9 @@ from benchmarks.rows import print_table, write_rows
 
 Row = Mapping[str, object]
 
-PROOFS: dict[str, tuple[str, str]] = {}
+PROOFS: dict[str, tuple[str, str]] = {
+    "peers": ("benchmarks.peers.comparison", "ours beside LitServe, BentoML, Ray Serve and plain FastAPI, over HTTP"),
+}
 """Command to module and help, in the order of --help."""
 
 

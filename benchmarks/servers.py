@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
@@ -34,10 +34,7 @@ _PAUSE_S = 0.3
 def measure(seconds: float, rounds: int, clients: list[int]) -> list[dict[str, object]]:
     """Rows of plain FastAPI, ours with the same multipart form, and ours with the picture as the body."""
     with TemporaryDirectory() as scratch:
-        models = Path(scratch) / "models"
-        arguments = [f"--model-arg={key}={value}" for key, value in _MODEL_ARGUMENTS.items()]
-        if to_onnx(["vit_micro_patch2_8", "--name", "mini", "--out", str(models), *arguments]) != 0:
-            raise RuntimeError("the benchmark's model could not be exported; see the message above")
+        models = write_mini_model(Path(scratch) / "models")
         picture = photo()
         as_form, as_body = form_and_body(picture)
         ports = free_ports(2)
@@ -50,6 +47,14 @@ def measure(seconds: float, rounds: int, clients: list[int]) -> list[dict[str, o
                 "skipvit, raw body": (ports[1], our_pid, as_body),
             }
             return _rows(candidates, seconds, rounds, clients)
+
+
+def write_mini_model(models: Path) -> Path:
+    """Exports the benchmark's model into the repository ``models``, and returns that."""
+    arguments = [f"--model-arg={key}={value}" for key, value in _MODEL_ARGUMENTS.items()]
+    if to_onnx(["vit_micro_patch2_8", "--name", "mini", "--out", str(models), *arguments]) != 0:
+        raise RuntimeError("the benchmark's model could not be exported; see the message above")
+    return models
 
 
 def _rows(
@@ -66,10 +71,12 @@ def _rows(
             slices.setdefault((name, count), []).append((load, cpu_seconds(pid) - before))
             time.sleep(_PAUSE_S)
     pids = {name: pid for name, (_, pid, _) in candidates.items()}
-    return [_row(name, count, found, rss_mb(pids[name])) for (name, count), found in slices.items()]
+    return [row_of(name, count, found, rss_mb(pids[name])) for (name, count), found in slices.items()]
 
 
-def _row(name: str, count: int, found: list[tuple[Measurement, float]], rss: float) -> dict[str, object]:
+def row_of(name: str, count: int, found: list[tuple[Measurement, float]], rss: float) -> dict[str, object]:
+    """Medians over the turns of a server, each with the CPU seconds that its process tree took."""
+
     def median(values: Iterator[float]) -> float:
         return round(statistics.median(values), 2)
 
@@ -136,12 +143,24 @@ def server(command: list[str], port: int, ready_within: float = 60.0) -> Iterato
             _wait_ready(process, port, ready_within, log)
             yield process.pid
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a server and what it started: workers that outlive it would disturb what is measured next."""
+    started: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for left in started:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
+    psutil.wait_procs(started, timeout=10)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int, seconds: float, log: IO[bytes]) -> None:
