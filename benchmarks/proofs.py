@@ -17,6 +17,7 @@ Row = Mapping[str, object]
 
 PROOFS: dict[str, tuple[str, str]] = {
     "peers": ("benchmarks.peers.comparison", "ours beside LitServe, BentoML, Ray Serve and plain FastAPI, over HTTP"),
+    "fuzz": ("benchmarks.fuzz", "broken and hostile inputs through every door of a server"),
 }
 """Command to module and help, in the order of --help."""
 
