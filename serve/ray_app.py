@@ -19,12 +19,15 @@ import os
 import signal
 import sys
 import threading
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import SettingsError
 
+from serve.http_server import url_of
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactError, model_names
 
@@ -64,8 +67,10 @@ class RayArguments(BaseModel):
     """CPUs that Ray sets aside for a replica, which starts as many threads for decoding unless settings say others."""
     gpus_per_replica: float = Field(default=0.0, ge=0)
     """GPUs that Ray sets aside for a replica and shows to it; two replicas with 0.5 share one."""
+    config: Path | None = None
+    """TOML file of settings, as `skipvit-serve --config` takes it; read once, where replicas are asked for."""
     settings: Annotated[dict[str, Any], BeforeValidator(_from_json)] = {}
-    """Settings of the server by name, such as max_batch; `skipvit-serve --help` has them all."""
+    """Settings of the server by name, such as max_batch, which win over the file's; `skipvit-serve --help` has them."""
 
     @model_validator(mode="after")
     def _limits_fit_together(self) -> Self:
@@ -114,9 +119,10 @@ def settings_of(arguments: RayArguments) -> Settings:
 
     They are read here, with the environment of here, and carried to the replicas, whose nodes may have another.
     """
-    given = Settings(**arguments.settings)
+    given = Settings.load(arguments.config, **arguments.settings)
     threads = max(1, round(arguments.cpus_per_replica))
     fitting: dict[str, Any] = {
+        "fronts": 0,  # Ray's proxies stand in front
         "decode_threads": given.decode_threads or threads,
         "tile_threads": given.tile_threads or (0 if arguments.gpus_per_replica else threads),
     }
@@ -137,6 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = error.errors()[0]
         where = f"{'.'.join(map(str, first['loc']))} is {first['input']!r}: " if first["loc"] else ""
         return _fail(where + first["msg"].removeprefix("Value error, "))
+    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+        return _fail(f"the configuration cannot be read: {error}")
+    if settings.tls_client_ca is not None:
+        return _fail("Ray's proxies ask no client for a certificate; leave tls_client_ca out, or put a proxy in front")
     try:
         if not address and not model_names(arguments.models_dir):
             return _fail(f"{arguments.models_dir} holds no model; make one with `make demo-models`")
@@ -157,15 +167,26 @@ def _serve(arguments: RayArguments, settings: Settings, address: str | None) -> 
     ray.init(address or "local", include_dashboard=False)
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ray_serve.start(http_options={"host": settings.host, "port": settings.port})
+        ray_serve.start(http_options=_http_options(settings))
         ray_serve.run(build(arguments), name=_APPLICATION)
-        print(f"skipvit on Ray: ready, open http://{settings.host}:{settings.port}/", flush=True)
+        print(
+            f"skipvit on Ray: ready, open {url_of(settings.host, settings.port, tls=bool(settings.tls_cert))}",
+            flush=True,
+        )
         stop.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         ray_serve.delete(_APPLICATION) if address else ray_serve.shutdown()
         ray.shutdown()
+
+
+def _http_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {"host": settings.host, "port": settings.port}
+    if settings.tls_cert is not None:
+        options["ssl_certfile"] = str(settings.tls_cert)
+        options["ssl_keyfile"] = str(settings.tls_key or settings.tls_cert)
+    return options
 
 
 def _fail(message: str) -> int:

@@ -16,6 +16,7 @@ from serve.heap import return_large_blocks
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
+from serve.tasks import missing_package
 
 _POLL_S = 0.05
 
@@ -26,13 +27,18 @@ class Replica:
     Raises:
         ArtifactError: nothing is in ``models_dir`` on this node, or something is wrong with it.
         EngineUnavailable: the engine that the settings ask for cannot run on this node.
+        RuntimeError: a model needs a package that this node does not have.
     """
 
     def __init__(self, models_dir: Path, settings: Settings) -> None:
         self._settings = settings
         set_up_logging(settings.log_format)
         self._repository = Repository.open(models_dir, settings)
-        if any(model.task != "classification" for model in self._repository.models.values()):
+        models = self._repository.models.values()
+        if missing := missing_package((model.name, model.task) for model in models):
+            self._repository.close()
+            raise RuntimeError(missing)
+        if any(model.task != "classification" for model in models):
             return_large_blocks()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

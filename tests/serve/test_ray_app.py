@@ -37,6 +37,14 @@ def test_arguments_come_as_text_from_rays_command_line() -> None:
         RayArguments.model_validate({"models_dir": "/m", "max_replica": "3"})
 
 
+def test_a_file_of_settings_is_read_once_for_all_replicas(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text("fronts = 2\nmax_batch = 8\nmax_files = 3\n[models.shades]\nmax_batch = 2\n")
+    settings = settings_of(RayArguments(models_dir=Path("m"), config=file, settings={"max_files": 4}))
+    assert (settings.max_batch, settings.max_files, settings.of("shades").max_batch) == (8, 4, 2)
+    assert settings.fronts == 0, "Ray's proxies stand in front"
+
+
 def test_the_file_of_serve_deploy_fits() -> None:
     deployed = yaml.safe_load((ROOT / "docker" / "ray" / "serve.yaml").read_text())
     (application,) = deployed["applications"]
@@ -52,6 +60,8 @@ def test_the_file_of_serve_deploy_fits() -> None:
         (["MODELS", "--max-replicas", "none"], "max_replicas is 'none'"),
         (["MODELS", "--min-replicas", "3", "--max-replicas", "2"], "min_replicas 3 is over max_replicas 2"),
         (["MODELS", "--set", "max_batch=-1"], "max_batch is '-1'"),
+        (["MODELS", "--set", "tls_cert=EMPTY", "--set", "tls_client_ca=EMPTY"], "ask no client for a certificate"),
+        (["MODELS", "--config", "EMPTY/none.toml"], "the configuration cannot be read"),
         (["EMPTY"], "holds no model"),
         (["MODELS"], "pip install 'skipvit[ray,serve]'"),
     ],
@@ -64,7 +74,7 @@ def test_what_is_wrong_is_said_before_ray_starts(
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setattr(builtins, "__import__", without_ray(builtins.__import__))
     places = {"MODELS": str(models_dir), "EMPTY": str(tmp_path)}
-    assert main([places.get(word, word) for word in arguments]) == 1
+    assert main([places.get(word, word.replace("EMPTY", str(tmp_path))) for word in arguments]) == 1
     assert said in capsys.readouterr().err
 
 
