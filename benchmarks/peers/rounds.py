@@ -86,6 +86,10 @@ def _candidates(models: Path, picture: bytes, arguments: argparse.Namespace) -> 
         ours = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
         yield Candidate(FORM, ours, form)
         yield Candidate(BODY, ours, body)
+        if (cpus := available_cpus()) > 1:
+            fronts = [*ours, "--fronts", str(cpus)]
+            yield Candidate(f"{FORM}, {cpus} fronts", fronts, form)
+            yield Candidate(f"{BODY}, {cpus} fronts", fronts, body)
 
 
 def _in_turns(candidates: list[Candidate], rounds: int) -> Iterator[Candidate]:
