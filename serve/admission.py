@@ -1,72 +1,204 @@
-"""Admission: how much may be in flight, and when to come back if it is too much."""
+"""Admission: how much may be in flight, and when to come back if it is too much.
+
+A limit of pictures bounds memory; what a client feels is time. With a target, a request is admitted only while its
+answer is expected within that time: pictures in flight times seconds a picture, as measured while the server was busy.
+
+Retry-After has the time until what is in flight now will be done. It has no jitter of its own, since it would not be
+true then: clients add theirs, as skipvit-client does.
+"""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
 
 from serve.errors import Overloaded
+from serve.model_settings import ModelSettings
+from serve.settings import Settings
 
 _FORGET_S = 10.0  # the throughput estimate follows the last ten busy seconds
 _LONGEST_RETRY_S = 60
 
 
-class Places:
-    """Counts what is in flight, pictures or pixels. Used on the event loop only, so it needs no lock."""
+class Throughput:
+    """Seconds a picture takes at the pace of the last ten seconds in which there was work."""
 
-    def __init__(self, limit: int, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit = limit
-        self.in_flight = 0
-        self._what = what
-        self._clock = clock
-        self._since = clock()
+    __slots__ = ("_busy_s", "_done")
+
+    def __init__(self) -> None:
         # Decaying sums over time with something in flight: idle time says nothing about how fast this server is.
         self._busy_s = 0.0
         self._done = 0.0
 
+    @property
+    def seconds_each(self) -> float:
+        """0 where nothing was measured yet."""
+        return self._busy_s / self._done if self._done else 0.0
+
+    def pass_time(self, seconds: float) -> None:
+        """Adds time with work."""
+        keep = math.exp(-seconds / _FORGET_S)
+        self._busy_s = self._busy_s * keep + seconds
+        self._done *= keep
+
+    def add(self, done: int) -> None:
+        """Adds what was finished."""
+        self._done += done
+
+
+class Places:
+    """Counts what is in flight, pictures or pixels. Used on the event loop only, so it needs no lock.
+
+    Args:
+        limit: most in flight; infinite for no limit.
+        what: it is called in messages.
+        target_s: admit only what is expected to be done within this time; 0 for no such limit.
+        floor: that many are admitted whatever is expected of them, since fewer would leave cores idle.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        what: str,
+        clock: Callable[[], float] = time.monotonic,
+        target_s: float = 0.0,
+        floor: int = 1,
+    ) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self._what = what
+        self._clock = clock
+        self._target_s = target_s
+        self._floor = floor
+        self._since = clock()
+        self._throughput = Throughput()
+        # The same while there was work for all cores: with less, the server looks slower than it is.
+        self._at_full_load = Throughput() if target_s else None
+
     def check(self, count: int = 1) -> None:
-        """Raises Overloaded if ``count`` more would be over the limit."""
-        if self.in_flight + count > self.limit:
+        """Raises Overloaded if ``count`` more would be over the limit, or are not expected to be done in time."""
+        total = self.in_flight + count
+        if total > self.limit:
             raise Overloaded(
-                f"{self.in_flight} {self._what} are in flight and {count} more came, the limit is {self.limit}",
+                f"{self.in_flight} {self._what} are in flight and {count} more came, the limit is {self.limit:g}",
                 self.retry_after_s(),
             )
+        if self._target_s and self.in_flight and total > self._floor and total > self._in_time:
+            raise Overloaded(
+                f"{self.in_flight} {self._what} are in flight and {count} more would not be done within the target of "
+                f"{self._target_s * 1000:g} ms",
+                self.retry_after_s(),
+            )
+
+    @property
+    def _in_time(self) -> float:
+        """How many in flight are expected to be done within the target."""
+        full = self._at_full_load
+        each_s = (full and full.seconds_each) or self._throughput.seconds_each
+        return self._target_s / each_s if each_s else 0.0  # until something was measured, the floor is all
 
     def admit(self, count: int) -> None:
         """Takes ``count`` places, or raises Overloaded."""
         self.check(count)
+        self.take(count)
+
+    def take(self, count: int) -> None:
+        """Takes ``count`` places that ``check`` found free."""
         self._pass_time()
         self.in_flight += count
 
     def release(self, count: int, answered: int) -> None:
         """Gives the places back; ``answered`` of the ``count`` got an answer."""
         self._pass_time()
+        self._throughput.add(answered)
+        if self._at_full_load is not None and self.in_flight >= self._floor:
+            self._at_full_load.add(answered)
         self.in_flight -= count
-        self._done += answered
 
     def retry_after_s(self) -> int:
         """Seconds until what is in flight now will be done, at the measured throughput."""
         self._pass_time()
-        if not self._done:
+        if not self._throughput.seconds_each:
             return 1  # nothing measured yet
-        return max(1, math.ceil(min(_LONGEST_RETRY_S, self.in_flight * self._busy_s / self._done)))
+        return max(1, math.ceil(min(_LONGEST_RETRY_S, self.in_flight * self._throughput.seconds_each)))
 
     def _pass_time(self) -> None:
         now = self._clock()
         if self.in_flight:
-            elapsed = now - self._since
-            keep = math.exp(-elapsed / _FORGET_S)
-            self._busy_s = self._busy_s * keep + elapsed
-            self._done *= keep
+            self._throughput.pass_time(now - self._since)
+            if self._at_full_load is not None and self.in_flight >= self._floor:
+                self._at_full_load.pass_time(now - self._since)
         self._since = now
 
 
-class Admission(Places):
-    """Counts pictures and buffered bytes in flight."""
+@contextmanager
+def taken(count: int, *all_places: Places) -> Iterator[Callable[[], None]]:
+    """Takes ``count`` places of each, or none; gives them back at the end.
 
-    def __init__(self, limit: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(limit, "pictures", clock)
+    What is yielded is called where they got an answer.
+
+    Raises:
+        Overloaded: one of them has no room.
+    """
+    for places in all_places:
+        places.check(count)
+    for places in all_places:
+        places.take(count)
+    answered = 0
+
+    def answer() -> None:
+        nonlocal answered
+        answered = count
+
+    try:
+        yield answer
+    finally:
+        for places in all_places:
+            places.release(count, answered)
+
+
+class Admission(Places):
+    """Counts pictures and buffered bytes in flight, and the pictures of each model."""
+
+    def __init__(
+        self,
+        limit: int,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        target_s: float = 0.0,
+        floor: int = 1,
+        models: Mapping[str, ModelSettings] | None = None,
+    ) -> None:
+        super().__init__(limit, "pictures", clock, target_s, floor)
         self.max_bytes = max_bytes
         self.buffered = 0
+        self._models = {
+            name: (
+                Places(
+                    own.max_in_flight or math.inf,
+                    f"pictures for model {name!r}",
+                    clock,
+                    (own.target_ms or 0.0) / 1000,
+                    floor,
+                ),
+            )
+            for name, own in (models or {}).items()
+            if own.max_in_flight or own.target_ms
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """What the settings allow; as many pictures as there are decode threads are always admitted."""
+        target_s = settings.target_ms / 1000
+        return cls(
+            settings.max_in_flight, settings.max_buffered_bytes, time.monotonic, target_s, settings.decoders,
+            settings.models,
+        )  # fmt: skip
+
+    def of(self, model: str) -> tuple[Places, ...]:
+        """The places of a model, in all its versions and on all routes, if it has any beside those of the route."""
+        return self._models.get(model, ())
 
     def buffer(self, size: int) -> None:
         """Takes memory for body bytes, or raises Overloaded."""

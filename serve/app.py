@@ -53,7 +53,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     """
     metrics = Metrics()
     control = ModelControl(settings, repository, metrics.loaded)
-    admission = Admission(settings.max_in_flight, settings.max_buffered_bytes)
+    admission = Admission.from_settings(settings)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
     groups = Groups(settings, repository, metrics)
     decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from serve.admission import Admission
+from serve.admission import Admission, taken
 from serve.asgi import ClientGone, send_json, unless_gone
 from serve.engine import Rows
 from serve.groups import Groups
@@ -77,22 +77,19 @@ class Classify:
             if not left and not finished.done():
                 finished.set_result(None)
 
-        self._admission.admit(len(pictures))
-        tickets = [Ticket(on_done, order.priority) for _ in pictures]
-        answered = 0
-        try:
-            for place, (picture, ticket) in enumerate(zip(pictures, tickets, strict=True)):
-                job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher, place)
-                self._decoding.submit(job)
-            await unless_gone(finished, order.receive, loop)
-            answered = len(tickets)
-        except (ClientGone, asyncio.CancelledError):
-            for ticket in tickets:
-                ticket.abandon()
-            self._metrics.gave_up(tickets)
-            raise
-        finally:
-            self._admission.release(len(tickets), answered)
+        with taken(len(pictures), self._admission, *self._admission.of(model.name)) as answered:
+            tickets = [Ticket(on_done, order.priority) for _ in pictures]
+            try:
+                for place, (picture, ticket) in enumerate(zip(pictures, tickets, strict=True)):
+                    job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher, place)
+                    self._decoding.submit(job)
+                await unless_gone(finished, order.receive, loop)
+            except (ClientGone, asyncio.CancelledError):
+                for ticket in tickets:
+                    ticket.abandon()
+                self._metrics.gave_up(tickets)
+                raise
+            answered()
         self._observe(model.name, tickets)
         return tickets
 

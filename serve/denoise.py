@@ -9,7 +9,7 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 from starlette.types import Receive, Scope, Send
 
 from serve.accept import acceptable
-from serve.admission import Admission, Places
+from serve.admission import Admission, Places, taken
 from serve.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
 from serve.decoding import ImageLimits
 from serve.doorway import NOTES
@@ -44,6 +44,7 @@ class Denoise:
     ) -> None:
         self._settings = settings
         self.pictures = Places(settings.max_in_flight, "pictures")
+        self._admission = admission
         self._metrics = metrics
         self._limits = ImageLimits(settings.max_pixels, settings.max_frames)
         self.pixels = Places(settings.pixels_in_flight, "pixels")
@@ -92,23 +93,20 @@ class Denoise:
         await self._send(job)
 
     async def _work(self, job: "_Job") -> None:
-        self.pictures.admit(1)
-        answered = 0
-        try:
-            with job.order.model.in_use():
-                await self._restore(job)
-            answered = 1
-        finally:
-            self.pictures.release(1, answered)
+        model = job.order.model
+        with model.in_use(), taken(1, *self.places(model.name)) as answered:
+            await self._restore(job)
+            answered()
+
+    def places(self, model: str) -> tuple[Places, ...]:
+        """What a picture for a model takes a place of."""
+        return (self.pictures, *self._admission.of(model))
 
     async def _restore(self, job: "_Job") -> None:
         picture = job.order.pictures.pop()
         opened = await self.in_thread(OpenedPicture, picture.data, picture.name, self._limits)
-        size = opened.width * opened.height
         job.prepare(opened.width, opened.height, self._settings)
-        self.pixels.admit(size)
-        restored = 0
-        try:
+        with taken(opened.width * opened.height, self.pixels) as answered:
             started = time.perf_counter()
             photograph = await self.in_thread(opened.decode)
             job.times["decode"] = time.perf_counter() - started
@@ -116,9 +114,7 @@ class Denoise:
             job.order.body.release()
             await self.in_thread(job.restore, photograph)
             await self.in_thread(job.encode, photograph)
-            restored = size
-        finally:
-            self.pixels.release(size, restored)
+            answered()
 
     async def in_thread(self, step: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
         """Runs one step of a picture in a thread of the pool."""

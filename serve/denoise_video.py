@@ -9,7 +9,7 @@ import base64
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from serve.accept import acceptable
-from serve.admission import Admission, Places
+from serve.admission import Admission, Places, taken
 from serve.asgi import ClientGone, header_list, raw_headers, send_bytes, send_pieces, server_timing
 from serve.doorway import NOTES
 from serve.errors import BadField, RequestError, internal_error, quoted
@@ -56,6 +56,7 @@ class DenoiseVideo:
             memory_bytes=settings.max_video_decoder_bytes,
             cpu_s=settings.video_decode_s,
         )
+        self._admission = admission
         self._clips = Places(settings.max_videos, "clips")
         wanted = Wanted(VIDEO_PARAMETERS, 1, "video")
         self._intake = Intake(settings, repository, groups, admission, self._clips, metrics, "video-denoising", wanted)
@@ -73,9 +74,8 @@ class DenoiseVideo:
     async def _answer(self, order: Order) -> None:
         media_type = acceptable(header_list(order.scope, b"accept"), VIDEO_TYPES)[0]
         sigma = parse_sigma(order.parameters.get("sigma"))
-        self._clips.admit(1)
         job = _Job(order, media_type, sigma, self._limits, self._settings)
-        job.begin(self._threads, lambda answered: self._clips.release(1, answered))
+        job.begin(self._threads, (self._clips, *self._admission.of(order.model.name)))
         try:
             if media_type == LINES:
                 await self._stream(job)
@@ -154,16 +154,17 @@ class _Job:
         self._news: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         self.work = ClipWork(clip_order, order.model, self._tell)
 
-    def begin(self, threads: ThreadPoolExecutor, released: Any) -> None:
-        """Starts the work; ``released`` is called with 1 if there is an answer, else 0, when the thread is free."""
+    def begin(self, threads: ThreadPoolExecutor, places: Sequence[Places]) -> None:
+        """Starts the work, which has its places until its thread is free. Raises Overloaded."""
         using = ExitStack()
+        answered = using.enter_context(taken(1, *places))
         using.enter_context(self.order.model.in_use())
         self._running = self._loop.run_in_executor(threads, self.work.run)
 
         def end(future: "asyncio.Future[ClipAnswer]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                answered()
             using.close()
-            failed = future.cancelled() or future.exception() is not None
-            released(0 if failed else 1)
             self._news.put_nowait(None)
 
         self._running.add_done_callback(end)

@@ -17,7 +17,9 @@ class ModelSettings(BaseModel):
     max_wait_ms: float | None = Field(default=None, ge=0)
     """Longest a decoded picture waits for others that are still decoding."""
     max_in_flight: int | None = Field(default=None, ge=1)
-    """Pictures of this model admitted at a time; more are answered with 429."""
+    """Pictures of this model admitted at a time, on all routes together; more are answered with 429."""
+    target_ms: float | None = Field(default=None, gt=0)
+    """Admit its pictures only while they are expected to be done within this time."""
     versions: Literal["latest", "all"] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = "latest"
     """Which versions are served: the latest, all, or those listed. The highest answers whoever names none."""
 

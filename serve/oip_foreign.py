@@ -43,7 +43,7 @@ class Ran:
 class Turn:
     """Where a request's place is counted, how its client is heard, and how urgent it is."""
 
-    places: Places
+    places: Sequence[Places]
     receive: Receive
     priority: Priority
 

@@ -113,8 +113,9 @@ class Infer:
         """The body of the answer, how much of it is JSON if not all, and the number of rows."""
         model, scope, body = chosen.model, exchange.scope, exchange.body
         coding = coding_of(header(scope, b"content-encoding"))
-        places = self._places_for(model.task)
-        places.check()  # before the body is read: shedding load must be cheap
+        places = (self._places_for(model.task), *self._admission.of(model.name))
+        for one in places:  # before the body is read: shedding load must be cheap
+            one.check()
         read_started = time.perf_counter()
         raw = await body.read()
         if coding is not None:
@@ -140,7 +141,8 @@ class Infer:
     ) -> tuple[bytes, int | None, int]:
         notes, body = exchange.scope[NOTES], exchange.body
         notes.update(bytes=body.size)
-        turn = Turn(self._foreign, exchange.receive, _priority(request, exchange))
+        places = (self._foreign, *self._admission.of(model.name))
+        turn = Turn(places, exchange.receive, _priority(request, exchange))
         ran = await self._tensors.run(model, request, turn, lambda size: self._take(body, size))
         self.statistics.ran_whole(model, ran.ticket, ran.rows, ran.shared)
         notes.update(images=ran.rows)
@@ -166,7 +168,7 @@ class Infer:
         self,
         model: ServedModel,
         batch: Array | Sequence[Row],
-        places: Places,
+        places: Sequence[Places],
         receive: Receive,
         priority: Priority,
     ) -> Array:

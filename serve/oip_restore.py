@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from starlette.types import Receive
 
+from serve.admission import taken
 from serve.asgi import ClientGone, unless_gone
 from serve.denoise import Denoise
 from serve.errors import TooLarge
@@ -71,20 +72,13 @@ class PictureRunner:
         return restored
 
     async def _work(self, model: ServedModel, batch: Pixels, restorations: Sequence[Restoration]) -> Pixels:
-        size = batch.shape[0] * batch.shape[1] * batch.shape[2]
-        pictures, pixels = self._denoise.pictures, self._denoise.pixels
-        pictures.admit(len(batch))
-        answered = 0
-        try:
-            pixels.admit(size)
-            try:
-                with model.in_use():
-                    restored = await self._restore(batch, restorations)
-                answered = 1
-            finally:
-                pixels.release(size, size * answered)
-        finally:
-            pictures.release(len(batch), len(batch) * answered)
+        count, height, width, _ = batch.shape
+        places, pixels = self._denoise.places(model.name), self._denoise.pixels
+        with taken(count, *places) as answered, taken(count * height * width, pixels) as restored_all:
+            with model.in_use():
+                restored = await self._restore(batch, restorations)
+            answered()
+            restored_all()
         return restored
 
     async def _restore(self, batch: Pixels, restorations: Sequence[Restoration]) -> Pixels:

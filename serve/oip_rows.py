@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from starlette.types import Receive
 
-from serve.admission import Places
+from serve.admission import Places, taken
 from serve.asgi import ClientGone, unless_gone
 from serve.errors import RequestError
 from serve.foreign_engine import TensorRequest
@@ -30,7 +30,7 @@ class RowRunner:
         self._metrics = metrics
 
     async def run(
-        self, model: ServedModel, rows: Sequence[Row], places: Places, receive: Receive, priority: Priority
+        self, model: ServedModel, rows: Sequence[Row], places: Sequence[Places], receive: Receive, priority: Priority
     ) -> list[Ticket]:
         """Returns the tickets of all rows, each with its result.
 
@@ -54,23 +54,20 @@ class RowRunner:
 
         # Batches of a classifier are delivered on the event loop, others in the thread that ran them.
         told = on_done if model.task == "classification" else on_done_elsewhere
-        places.admit(len(rows))
-        tickets = [Ticket(told, priority) for _ in rows]
-        answered = 0
-        try:
-            for index, (row, ticket) in enumerate(zip(rows, tickets, strict=True)):
-                self._decoding.submit(_job(model, row, ticket, index))
-            await unless_gone(finished, receive, loop)
-            _raise_first(tickets)
-            answered = len(tickets)
-        except (ClientGone, asyncio.CancelledError):
-            self._metrics.gave_up(tickets)
-            raise
-        finally:
-            if not answered:
+        with taken(len(rows), *places) as answered:
+            tickets = [Ticket(told, priority) for _ in rows]
+            try:
+                for index, (row, ticket) in enumerate(zip(rows, tickets, strict=True)):
+                    self._decoding.submit(_job(model, row, ticket, index))
+                await unless_gone(finished, receive, loop)
+                _raise_first(tickets)
+            except BaseException as error:
+                if isinstance(error, ClientGone | asyncio.CancelledError):
+                    self._metrics.gave_up(tickets)
                 for ticket in tickets:
                     ticket.abandon()
-            places.release(len(tickets), answered)
+                raise
+            answered()
         self._observe(model.name, tickets)
         return tickets
 

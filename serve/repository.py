@@ -89,6 +89,7 @@ class Repository:
                 f"{root} holds no model such as {root / 'NAME' / '1' / 'model.onnx'}; "
                 "make one with `make demo-models` or `skipvit-to-onnx`"
             )
+        _check_tables(names, settings)
         models: list[ServedModel] = []
         try:
             for name in names:
@@ -256,6 +257,17 @@ class Repository:
             self._state = "closed"
             for model in (*self.served, *self._retired):
                 model.close()
+
+
+def _check_tables(names: Sequence[str], settings: Settings) -> None:
+    """A table of the configuration for a model that is not there is a mistake in its name."""
+    for name in settings.models:
+        if name not in names:
+            said = f"there is a table for model {name!r} and no such model"
+            if settings.watch_s or settings.model_control != "none":
+                logger.warning("%s yet", said)
+            else:
+                raise ArtifactMissing(f"{said}; {nearest(name, names)}")
 
 
 def _wanted(root: Path, name: str, settings: Settings) -> list[int]:
