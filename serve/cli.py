@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until told to stop; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        given = {name: getattr(args, name) for name in _flags() if getattr(args, name) is not None}
+        given = {name: getattr(args, name) for name in flags() if getattr(args, name) is not None}
         settings = Settings.load(args.config, **given)
     except ValidationError as error:
         return _fail("; ".join(map(_explain, error.errors())))
@@ -148,7 +148,7 @@ class _NewKey(argparse.Action):
         parser.exit()
 
 
-def _flags() -> dict[str, FieldInfo]:
+def flags() -> dict[str, FieldInfo]:
     """The settings that are flags; models and groups have tables in the configuration file."""
     return {name: knob for name, knob in Settings.model_fields.items() if name not in ("models", "groups")}
 
@@ -168,15 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         help="print a line for --api-keys on stdout and the key itself on stderr, and end; SCOPES are infer, metrics "
         "and admin, separated by commas. Default: infer.",
     )
-    for name, knob in _flags().items():
-        flags = [f"--{name.replace('_', '-')}", *_SHORTER.get(name, ())]
+    for name, knob in flags().items():
+        spelled = [f"--{name.replace('_', '-')}", *_SHORTER.get(name, ())]
         what = " ".join((knob.description or "").split()).replace("%", "%%")
         text = f"{what} Default: {knob.default}."
         if knob.annotation is bool:
-            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, dest=name, default=None, help=text)
+            parser.add_argument(*spelled, action=argparse.BooleanOptionalAction, dest=name, default=None, help=text)
         else:
             # Values stay text here: Settings checks them, wherever they came from, and names the one at fault.
-            parser.add_argument(*flags, dest=name, metavar="VALUE", help=text)
+            parser.add_argument(*spelled, dest=name, metavar="VALUE", help=text)
     return parser
 
 
