@@ -21,6 +21,7 @@ from serve.doorway import REQUEST_ID
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
 from serve.gpu_figures import Gpus
 from serve.groups import Groups
+from serve.live import add_live_route
 from serve.metrics import Metrics, ModelState
 from serve.middleware import add_middleware, public_paths
 from serve.model_control import ModelControl
@@ -106,6 +107,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     models = OipRepository(settings, repository, control, admission)
     app.router.routes.extend(oip_routes(status, models, infer))
     add_status_routes(app, repository, groups)
+    add_live_route(app, repository, metrics, decoding)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics, repository, merge), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())

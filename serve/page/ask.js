@@ -1,7 +1,9 @@
 // The server as the page uses it: its models, and what one of them says or makes of a picture or a clip.
 
+import { keyedFetch } from "/page/key.js";
+
 export async function listModels() {
-  const response = await fetch("/v1/models");
+  const response = await keyedFetch("/v1/models");
   if (!response.ok) throw await problemOf(response);
   return (await response.json()).models;
 }
@@ -18,7 +20,7 @@ export function classifyUrl({ model, topK }) {
 // One picture's answer, and the milliseconds from sending it to having read the answer.
 export async function ask(url, picture, signal) {
   const started = performance.now();
-  const response = await fetch(url, {
+  const response = await keyedFetch(url, {
     method: "POST", body: picture.blob, headers: { "Content-Type": picture.type }, signal });
   const answer = response.ok ? await response.json() : null;
   const roundTrip = performance.now() - started;
@@ -32,7 +34,7 @@ export function denoiseUrl({ model }) { return model ? `/v1/denoise?${new URLSea
 // tiles, and what the server changed on purpose.
 export async function denoise(url, picture, type, signal) {
   const started = performance.now();
-  const response = await fetch(url, {
+  const response = await keyedFetch(url, {
     method: "POST", body: picture.blob, headers: { "Content-Type": picture.type, Accept: type }, signal });
   if (!response.ok) throw await problemOf(response);
   const blob = await response.blob();
@@ -60,7 +62,7 @@ export function videoUrl({ model, sigma }) {
 // Calls onProgress with each line that tells how far the server is; gives the clean clip and the server's times.
 export async function denoiseVideo(url, clip, signal, onProgress) {
   const started = performance.now();
-  const response = await fetch(url, {
+  const response = await keyedFetch(url, {
     method: "POST", body: clip.blob, headers: { "Content-Type": clip.type, Accept: "application/x-ndjson" }, signal });
   if (!response.ok) throw await problemOf(response);
   for await (const line of linesOf(response)) {

@@ -1,5 +1,7 @@
 // The API reference, rendered from openapi.json: small enough to be served from here, so it works without a network.
 
+import { keyedFetch } from "/page/key.js";
+
 const main = document.getElementById("operations");
 
 try {
@@ -55,7 +57,7 @@ function tryButton(path) {
   const output = make("pre", { hidden: true });
   const button = make("button", { type: "button", textContent: `Send GET ${path}` });
   button.addEventListener("click", async () => {
-    const response = await fetch(path);
+    const response = await keyedFetch(path);
     const text = await response.text();
     output.hidden = false;
     output.textContent = `${response.status}\n${pretty(text)}`;

@@ -2,6 +2,7 @@
 
 import { showError } from "/page/answer.js";
 import { listModels } from "/page/ask.js";
+import { watchServer } from "/page/live.js";
 import { ClassifyView } from "/page/classify.js";
 import { DenoiseView } from "/page/denoise.js";
 import { $, percent } from "/page/parts.js";
@@ -14,6 +15,7 @@ const TASKS = {
 };
 const state = { models: [], model: null, other: null };
 
+watchServer($("live"));
 start();
 
 async function start() {

@@ -1,5 +1,7 @@
 // What the views of answers are made of: bars, a problem in words, figures with their units, a line for the terminal.
 
+import { storedKey } from "/page/key.js";
+
 export const $ = (id) => document.getElementById(id);
 
 export function element(tag, className, text = "") {
@@ -55,7 +57,8 @@ export function showCurl(lines, made) {
 
 export function curlLine(name, headers, url, output = null) {
   const globs = /[[\]{}]/.test(name) ? "-g " : "";  // curl would take brackets in a file's name for a pattern
-  const fields = Object.entries(headers).map(([key, value]) => ` -H '${key}: ${value}'`).join("");
+  const all = storedKey() === null ? headers : { ...headers, Authorization: "Bearer YOUR-KEY" };
+  const fields = Object.entries(all).map(([key, value]) => ` -H '${key}: ${value}'`).join("");
   const target = output ? ` -o ${quoted(output)}` : "";
   return `curl ${globs}-T ${quoted(name.startsWith("-") ? `./${name}` : name)}${fields} ${quoted(location.origin + url)}${target}`;
 }

@@ -1,5 +1,6 @@
 // The bundled clean photographs of a denoiser, as buttons.
 
+import { keyedFetch, storedKey } from "/page/key.js";
 import { $, element } from "/page/parts.js";
 
 export function showSamples(urls, title, onChoice) {
@@ -9,10 +10,19 @@ export function showSamples(urls, title, onChoice) {
     const button = element("button", "sample");
     button.type = "button";
     button.dataset.url = url;
-    button.append(Object.assign(new Image(), { src: url, alt: "", loading: "lazy" }), element("span", "", stemOf(url)));
+    button.append(thumbnail(url), element("span", "", stemOf(url)));
     button.addEventListener("click", () => onChoice(url));
     return button;
   }));
+}
+
+// An <img> sends no key, so where one is needed the picture is fetched.
+function thumbnail(url) {
+  const image = Object.assign(new Image(), { alt: "", loading: "lazy" });
+  if (storedKey() === null) return Object.assign(image, { src: url });
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  fetchSample(url).then((blob) => { image.src = URL.createObjectURL(blob); }, () => {});
+  return image;
 }
 
 export function markSample(chosen) {
@@ -20,7 +30,7 @@ export function markSample(chosen) {
 }
 
 export async function fetchSample(url, signal) {
-  const response = await fetch(url, { signal });
+  const response = await keyedFetch(url, { signal });
   if (!response.ok) throw { message: `The server has no ${url}`, hint: "Choose another picture." };
   return response.blob();
 }

@@ -30,6 +30,7 @@ OPERATIONS = [
     ("GET", "/livez", POSITIVE),
     ("GET", "/readyz", POSITIVE),
     ("GET", "/v1/models", POSITIVE),
+    ("GET", "/v1/status", POSITIVE),
     ("GET", SAMPLE, POSITIVE),
     *((method.upper(), path, POSITIVE) for path, route in OIP_ROUTES.items() for method in route.methods),
     ("POST", INFER, NEGATIVE),
@@ -83,7 +84,17 @@ def test_answers_of_the_open_inference_protocol_have_the_described_shape(api: An
 
 def test_the_page_of_the_api_shows_every_operation(url: str) -> None:
     spec = httpx.get(f"{url}/openapi.json").json()
-    assert list(spec["paths"]) == [CLASSIFY, DENOISE, VIDEO, *OIP_ROUTES, "/livez", "/readyz", "/v1/models", SAMPLE]
+    assert list(spec["paths"]) == [
+        CLASSIFY,
+        DENOISE,
+        VIDEO,
+        *OIP_ROUTES,
+        "/livez",
+        "/readyz",
+        "/v1/models",
+        "/v1/status",
+        SAMPLE,
+    ]
     post = spec["paths"][CLASSIFY]["post"]
     assert set(post["requestBody"]["content"]) == {
         "image/*",
