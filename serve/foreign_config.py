@@ -7,7 +7,9 @@ A field that would change answers and is not understood is an error; one that on
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve.text_format import Message, TextFormatError, parse_text_format
+import orjson
+
+from serve.text_format import Message, TextFormatError, message_of, parse_text_format
 from skipvit.manifest import is_name
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -71,9 +73,21 @@ def parse_config(raw: bytes, name: str) -> ForeignConfig:
         TextFormatError: it cannot be read, or has something that this server would not do.
     """
     try:
-        message = parse_text_format(raw.decode())
+        return _config(parse_text_format(raw.decode()), name)
     except UnicodeDecodeError:
         raise TextFormatError("the file is not UTF-8") from None
+
+
+def parse_json_config(text: str, name: str) -> ForeignConfig:
+    """Reads a configuration that came as JSON, in place of the file; it raises what ``parse_config`` does."""
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise TextFormatError(f"the configuration is not JSON ({error})") from None
+    return _config(message_of(document), name)
+
+
+def _config(message: Message, name: str) -> ForeignConfig:
     _check_identity(message, name)
     passed_over = [*message.ignore(*_SPEED), *_read_version_policy(message)]
     inputs = tuple(_tensor(one, output=False) for one in message.messages("input"))

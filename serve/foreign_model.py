@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from serve.engine import EngineInfo
-from serve.foreign_config import MAX_CONFIG_BYTES, ForeignConfig, parse_config
+from serve.foreign_config import MAX_CONFIG_BYTES, ForeignConfig, parse_config, parse_json_config
 from serve.foreign_engine import Array, ForeignEngine, TensorBatcher, TensorRequest
 from serve.foreign_graph import GraphMismatch
 from serve.oip_tensors import BYTES, TYPES
@@ -101,15 +101,21 @@ class ForeignModel(ServedModel):
         return TensorRequest(inputs, rows)
 
 
-def open_foreign(root: Path, name: str, version: int, settings: Settings) -> ForeignModel:
+def open_foreign(root: Path, name: str, version: int, settings: Settings, override: str | None = None) -> ForeignModel:
     """Opens a version of a model that has no manifest; it is neither started nor warm.
+
+    Args:
+        override: a configuration as JSON, in place of the one that lies there.
 
     Raises:
         ArtifactError: its configuration cannot be read, or does not fit the graph; the message names the file.
     """
     described = root / name / TRITON_CONFIG
     try:
-        config = parse_config(_read(described, MAX_CONFIG_BYTES), name) if described.exists() else ForeignConfig()
+        if override is not None:
+            config = parse_json_config(override, name)
+        else:
+            config = parse_config(_read(described, MAX_CONFIG_BYTES), name) if described.exists() else ForeignConfig()
     except TextFormatError as error:
         raise ArtifactCorrupt(f"{described}: {error}; correct it, or remove the model") from None
     path = root / name / str(version) / config.file

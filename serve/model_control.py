@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from serve.engine import EngineLost, EngineUnavailable
@@ -84,13 +85,16 @@ class ModelControl:
             await asyncio.wait(self._tasks, timeout=_CLOSE_WITHIN_S)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, override: str | None = None) -> None:
         """Loads the versions of a model that the settings want, those that are served already once more.
+
+        Args:
+            override: see ``load_version``.
 
         Raises:
             LoadFailed: there is no such model, or a version was not taken; what was served still is.
         """
-        await asyncio.shield(self._spawn(self._load(name)))  # whoever asked may hang up
+        await asyncio.shield(self._spawn(self._load(name, override)))  # whoever asked may hang up
 
     async def unload(self, name: str) -> bool:
         """Takes a model out of service; what it has begun is still answered. Whether it was in service."""
@@ -100,14 +104,14 @@ class ModelControl:
         """What lies in the repository. Raises OSError or ArtifactMissing."""
         return await asyncio.get_running_loop().run_in_executor(None, look_into, self._repository.root)
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, name: str, override: str | None) -> None:
         async with self._one:
             folder = await self._in_loader(look_into, self._repository.root)
             wanted = chosen(name, folder.get(name, {}), self._settings)
             if not wanted:
                 raise LoadFailed("no version of it is in the repository that the settings want")
             for version in wanted:
-                await self._bring(name, version)
+                await self._bring(name, version, override)
             self._unloaded.discard(name)
             for text, model in self._repository.versions(name).items():
                 if int(text) not in wanted:
@@ -124,13 +128,13 @@ class ModelControl:
 
     # --- bringing in and taking out; one at a time ---
 
-    async def _bring(self, name: str, version: int) -> None:
+    async def _bring(self, name: str, version: int, override: str | None = None) -> None:
         """Loads, warms and swaps one version. Raises LoadFailed."""
         if self._closing.is_set():
             raise LoadFailed("the server is shutting down")
         fingerprint = await self._in_loader(fingerprint_of, self._repository.root / name / str(version))
         try:
-            model = await self._warm_model(name, version)
+            model = await self._warm_model(name, version, override)
         except (Exception, EngineLost) as error:  # whatever it is, what is served stays, and the server goes on
             failure = Failure(self._reason(name, version, error), fingerprint)
             self._repository.failures[name, version] = failure
@@ -138,8 +142,9 @@ class ModelControl:
             raise LoadFailed(failure.reason) from error
         self._swap_in(model)
 
-    async def _warm_model(self, name: str, version: int) -> ServedModel:
-        model = await self._in_loader(load_version, self._repository.root, name, version, self._settings)
+    async def _warm_model(self, name: str, version: int, override: str | None) -> ServedModel:
+        load = load_version if override is None else partial(load_version, override=override)
+        model = await self._in_loader(load, self._repository.root, name, version, self._settings)
         try:
             await self._in_loader(model.warm_up)
         except (Exception, EngineLost):

@@ -39,9 +39,9 @@ class OipRepository:
 
     async def load(self, request: Request) -> Response:
         """Loads what lies in the repository, once more if it is served already."""
-        name = await self._name(request)
+        name, config = await self._order(request, "config")
         try:
-            await self._control.load(name)
+            await self._control.load(name, config)
         except (LoadFailed, OSError, ArtifactError) as error:
             raise BadTensor(
                 "not_loaded", f"failed to load {quoted(name)}, {error}", "POST /v2/repository/index says what there is"
@@ -50,7 +50,7 @@ class OipRepository:
 
     async def unload(self, request: Request) -> Response:
         """Takes a model out of service; requests that it has are still answered."""
-        name = await self._name(request)
+        name, _ = await self._order(request, "unload_dependents")
         if not await self._control.unload(name):
             raise NotFound(
                 "unknown_model",
@@ -59,8 +59,12 @@ class OipRepository:
             )
         return _json({})
 
-    async def _name(self, request: Request) -> str:
-        """The model to load or unload. Raises BadTensor unless that is enabled, and nothing else was asked for."""
+    async def _order(self, request: Request, known: str) -> tuple[str, str | None]:
+        """The model to load or unload, and the text of its one ``known`` parameter.
+
+        Raises:
+            BadTensor: that is not enabled, or something else was asked for.
+        """
         if self._settings.model_control == "none":
             raise BadTensor(
                 "not_enabled",
@@ -68,15 +72,17 @@ class OipRepository:
                 "start the server with --model-control explicit, or with --watch-s to have it look for itself",
             )
         parameters = _document(await self._body(request)).get("parameters", {})
-        unknown = sorted(set(parameters) - {"unload_dependents"}) if isinstance(parameters, dict) else [str(parameters)]
+        unknown = sorted(set(parameters) - {known}) if isinstance(parameters, dict) else [str(parameters)]
         if unknown:
             raise BadTensor(
                 "bad_request",
                 f"parameters of a load that are not known here: {quoted(', '.join(unknown))}",
                 "put the files into the repository, and load the model without parameters",
             )
-        name: str = request.path_params["name"]
-        return name
+        text = parameters.get(known)
+        if known == "config" and not isinstance(text, str | None):
+            raise BadTensor("bad_request", "config is not a string", "send the configuration as JSON in a string")
+        return request.path_params["name"], text
 
     async def _body(self, request: Request) -> bytes:
         body = Body(request.scope, request.receive, self._admission, _MAX_BODY_BYTES, self._settings.body_timeout_s)

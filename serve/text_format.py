@@ -42,6 +42,8 @@ class Message:
 
     path: str
     fields: dict[str, list["Value"]] = field(default_factory=dict)
+    from_json: bool = False
+    """Whether its strings may be numbers and names, too: JSON has neither large numbers nor enums."""
 
     def strings(self, name: str) -> list[str]:
         """Takes a field of strings. Raises TextFormatError if it is of something else."""
@@ -49,7 +51,10 @@ class Message:
 
     def words(self, name: str) -> list[str]:
         """Takes a field of numbers, enums or flags, as text."""
-        return [self._of(name, value, Word, "a number or a name").text for value in self.fields.pop(name, [])]
+        values = self.fields.pop(name, [])
+        if self.from_json:
+            values = [Word(value) if isinstance(value, str) else value for value in values]
+        return [self._of(name, value, Word, "a number or a name").text for value in values]
 
     def messages(self, name: str) -> list["Message"]:
         """Takes a field of messages."""
@@ -128,6 +133,27 @@ def parse_text_format(text: str) -> Message:
     document = Message("")
     _read_fields(tokens, document, "", 0)
     return document
+
+
+def message_of(document: object, path: str = "", depth: int = 0) -> Message:
+    """A message as protobuf has it in JSON. Raises TextFormatError if it is none."""
+    if not isinstance(document, dict) or depth > _MAX_DEPTH:
+        raise TextFormatError(f"{path or 'the document'} is not an object, or too deep")
+    message = Message(path, from_json=True)
+    for name, value in document.items():
+        listed = value if isinstance(value, list) else [value]
+        message.fields[name] = [_json_value(one, message.at(name), depth) for one in listed if one is not None]
+    return message
+
+
+def _json_value(value: object, path: str, depth: int) -> Value:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return Word(str(value).lower())
+    if isinstance(value, int | float):
+        return Word(repr(value))
+    return message_of(value, path, depth + 1)
 
 
 class _Tokens:

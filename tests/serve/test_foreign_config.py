@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from serve.foreign_config import ConfiguredTensor, ForeignConfig, parse_config
+from serve.foreign_config import ConfiguredTensor, ForeignConfig, parse_config, parse_json_config
 from serve.text_format import TextFormatError, parse_text_format
 
 SIMPLE = """
@@ -49,6 +49,22 @@ def test_a_whole_configuration() -> None:
         ),
     )
     assert parse_config(b"", "any") == ForeignConfig()
+
+
+def test_json_says_the_same() -> None:
+    parsed = text_format.Parse(SIMPLE, model_config_pb2.ModelConfig())
+    as_json = json_format.MessageToJson(parsed, preserving_proto_field_name=True)
+    assert parse_json_config(as_json, "simple") == parse_config(SIMPLE.encode(), "simple")
+    for text, said in (
+        ("[]", "the document is not an object"),
+        ("{", "the configuration is not JSON"),
+        ('{"input": [3]}', "input is not a block"),
+        ('{"input": {"dims": [1.5]}}', "input.name has 0 characters"),
+        ('{"max_batch_size": [[1]]}', "max_batch_size is not an object"),
+        ('{"input": {"a": ' * 40 + "1" + "}}" * 40, "too deep"),
+    ):
+        with pytest.raises(TextFormatError, match=re.escape(said)):
+            parse_json_config(text, "simple")
 
 
 @pytest.mark.parametrize(

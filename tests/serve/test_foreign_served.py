@@ -365,3 +365,31 @@ def test_a_damaged_graph_is_refused_at_the_start(tmp_path: Path, content: bytes)
     (write_foreign(tmp_path, "simple", add_sub()) / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.onnx cannot be loaded by ONNX Runtime"):
         Repository.open(tmp_path, Settings())
+
+
+def test_simple_http_model_control(tmp_path: Path) -> None:
+    """A configuration that comes with the order to load takes the place of the file, until the next load."""
+    write_foreign(tmp_path, "simple", add_sub(), SIMPLE_CONFIG)
+    write_model(tmp_path)
+    settings = Settings(decode_threads=1, access_log=False, model_control="explicit")
+    with over_socket(Repository.open(tmp_path, settings), settings) as url:
+        client = triton.InferenceServerClient(url.removeprefix("http://"))
+        assert len(client.get_model_repository_index()) == 2
+        client.load_model("simple")
+        for wrong in ('"parameters": {', '{"max_batch_size": "many"}', "[]", '{"input": [3]}', '{"backend": "python"}'):
+            with pytest.raises(InferenceServerException, match="failed to load"):
+                client.load_model("simple", config=wrong)
+            assert client.get_model_config("simple")["max_batch_size"] == 8
+        client.load_model("simple", config='{"max_batch_size": "16", "instance_group": [{"kind": "KIND_CPU"}]}')
+        assert client.get_model_config("simple")["max_batch_size"] == 16
+        sixteen = np.ones((16, 16), np.int32)
+        assert client.infer("simple", pair(sixteen, sixteen)).as_numpy("OUTPUT0").tolist() == [[2] * 16] * 16
+        client.load_model("simple")
+        assert client.get_model_config("simple")["max_batch_size"] == 8
+        with pytest.raises(InferenceServerException, match="failed to load 'shades', 'shades' has a manifest"):
+            client.load_model("shades", config="{}")
+        client.unload_model("simple")
+        assert not client.is_model_ready("simple")
+        with pytest.raises(InferenceServerException, match="failed to load"):
+            client.load_model("wrong_model_name")
+        client.close()
