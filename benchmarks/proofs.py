@@ -21,6 +21,7 @@ PROOFS: dict[str, tuple[str, str]] = {
     "engine-kill": ("benchmarks.engine_kill", "kill -9 of the engines' process under load: ready again, none hung"),
     "drain": ("benchmarks.drain", "SIGTERM under load, with one process and with fronts: no request lost"),
     "fronts": ("benchmarks.fronts", "requests a second and CPU per request of 0, 1 and 2 front processes"),
+    "ladder": ("benchmarks.ladder", "a group of variants under a step of load: latency, and who answered"),
 }
 """Command to module and help, in the order of --help."""
 

@@ -42,9 +42,8 @@ def write_rows(
         "date": today.isoformat(),
     }
     complete: list[Mapping[str, object]] = [{**row, **circumstances} for row in rows]
-    slug = re.sub(r"[^a-z0-9]+", "-", circumstances["machine"].lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{what}_{slug}_{today:%Y%m}.csv"
+    path = path_of(what, folder, machine)
     if keys and path.exists():
         complete = _with_those_before(complete, _read(path), keys)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -52,6 +51,12 @@ def write_rows(
         writer.writeheader()
         writer.writerows(complete)
     return path
+
+
+def path_of(what: str, folder: Path = RESULTS, machine: str | None = None) -> Path:
+    """Where this month's rows of a benchmark and machine belong; what is drawn of them lies beside them."""
+    slug = re.sub(r"[^a-z0-9]+", "-", (machine or provenance.machine()).lower()).strip("-")
+    return folder / f"{what}_{slug}_{datetime.datetime.now(datetime.UTC):%Y%m}.csv"
 
 
 def _with_those_before(

@@ -217,6 +217,7 @@ class HttpExchange:
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._tls = tls
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.fields: dict[bytes, bytes] = {}  # headers of the last answer, in lower case
 
     async def ask(self, request: bytes) -> int:
         """Sends a request, reads the whole answer, returns its status."""
@@ -229,7 +230,7 @@ class HttpExchange:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1."):
             raise ValueError("not HTTP/1")
-        fields = dict(line.partition(b":")[::2] for line in head.split(b"\r\n")[1:] if line)
+        fields = self.fields = dict(line.partition(b":")[::2] for line in head.split(b"\r\n")[1:] if line)
         if fields.get(b"transfer-encoding", b"").strip() == b"chunked":
             await _skip_chunks(reader)
         else:
