@@ -9,6 +9,7 @@
     skipvit-bench server --rounds 3 --seconds 4
     skipvit-bench peers --rounds 3 --seconds 6
     skipvit-bench ladder --seconds 30 --p99-ms 300
+    skipvit-bench hot-swap --seconds 60
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto
     skipvit-bench denoise-server --models models --megapixels 24
     skipvit-bench gpu --only kernels

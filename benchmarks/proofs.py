@@ -22,6 +22,8 @@ PROOFS: dict[str, tuple[str, str]] = {
     "drain": ("benchmarks.drain", "SIGTERM under load, with one process and with fronts: no request lost"),
     "fronts": ("benchmarks.fronts", "requests a second and CPU per request of 0, 1 and 2 front processes"),
     "ladder": ("benchmarks.ladder", "a group of variants under a step of load: latency, and who answered"),
+    "hot-swap": ("benchmarks.hot_swap", "new versions of a model every 2 s, under 32 clients"),
+    "reloads": ("benchmarks.reloads", "a thousand loads of a model into one server, and its memory"),
 }
 """Command to module and help, in the order of --help."""
 

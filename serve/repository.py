@@ -191,24 +191,24 @@ class Repository:
     def put(self, model: ServedModel) -> ServedModel | None:
         """Takes a model into service; returns the one whose place it takes, which is retired.
 
-        Tables are replaced and never changed: other threads may be going through them.
+        Tables and lists are replaced and never changed: other threads may be going through them.
         """
         versions = self._table.get(model.name, _NONE)
         replaced = versions.get(model.version)
-        self._replace(model.name, {**versions, model.version: model})
         if replaced is not None:
-            self._retired.append(replaced)
+            self._retired = [*self._retired, replaced]  # first, so that no moment leaves its batcher without hands
+        self._replace(model.name, {**versions, model.version: model})
         return replaced
 
     def take_out(self, model: ServedModel) -> None:
         """Takes a model out of service; it is retired."""
+        self._retired = [*self._retired, model]
         versions = {version: other for version, other in self._table[model.name].items() if other is not model}
         self._replace(model.name, versions)
-        self._retired.append(model)
 
     def forget(self, model: ServedModel) -> None:
         """Forgets a retired model, which was closed."""
-        self._retired.remove(model)
+        self._retired = [other for other in self._retired if other is not model]
 
     def _replace(self, name: str, versions: Mapping[str, ServedModel]) -> None:
         ordered = dict(sorted(versions.items(), key=lambda item: -int(item[0])))

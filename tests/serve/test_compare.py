@@ -31,7 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_model(root, "softer", version=3, graph=brightness_model(scale=SCALES["softer"]))
     write_model(root, LONG)
     write_model(root, "reversed", graph=brightness_model(darkest_first=False))
-    write_model(root, "broken", graph=brightness_model(scale=float("nan")))
+    # Finite for the black picture of the warm-up only: of any other, all logits are minus infinity.
+    write_model(root, "broken", graph=brightness_model(scale=-3e38))
     write_model(root, "photos", side=224, labels=[f"thing {k}" for k in range(CLASSES)])
     settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
