@@ -26,11 +26,16 @@ def header_list(scope: Scope, name: bytes) -> str:
 
 def header(scope: Scope, name: bytes) -> str:
     """The first header called ``name`` (lower case), or an empty string."""
+    return optional_header(scope, name) or ""
+
+
+def optional_header(scope: Scope, name: bytes) -> str | None:
+    """The first header called ``name`` (lower case), which may be empty, or None."""
     for key, value in scope["headers"]:
         if key == name:
             text: str = value.decode("latin-1")
             return text
-    return ""
+    return None
 
 
 class Body:

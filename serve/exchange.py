@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope, Send
 
 from serve.admission import Admission
-from serve.asgi import Body, header, send_error
+from serve.asgi import Body, optional_header, send_error
 from serve.doorway import REQUEST_ID
 from serve.errors import BadField, BadTensor, DeadlineExceeded, NotReady, RequestError, is_oip
 from serve.metrics import Metrics
@@ -52,8 +52,10 @@ class Exchanges:
         body = Body(scope, receive, self._admission, self._settings.max_body_bytes, self._settings.body_timeout_s)
         try:
             wrong = BadTensor if is_oip(scope["path"]) else BadField
-            deadline = Deadline(parse_timeout(header(scope, _TIMEOUT), wrong), self._settings.request_timeout_s)
-            priority = parse_priority(header(scope, _PRIORITY), wrong)
+            deadline = Deadline(
+                parse_timeout(optional_header(scope, _TIMEOUT), wrong), self._settings.request_timeout_s
+            )
+            priority = parse_priority(optional_header(scope, _PRIORITY), wrong)
 
             async def send_in_time(message: Message) -> None:
                 if message["type"] == "http.response.start":

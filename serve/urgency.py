@@ -31,13 +31,13 @@ class Priority(IntEnum):
 _NAMES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
 
 
-def parse_timeout(text: str, wrong: type[RequestError] = BadField) -> float | None:
+def parse_timeout(text: str | None, wrong: type[RequestError] = BadField) -> float | None:
     """The seconds of a header's value, a decimal number from 0.001 to 3600; None where there is none.
 
     Raises:
         RequestError: it is none; of the kind ``wrong``.
     """
-    if not text:
+    if text is None:
         return None
     try:
         seconds = float(text) if len(text) <= _MAX_DIGITS and text.isascii() and "_" not in text else math.nan
@@ -52,13 +52,13 @@ def parse_timeout(text: str, wrong: type[RequestError] = BadField) -> float | No
     return seconds
 
 
-def parse_priority(text: str, wrong: type[RequestError] = BadField) -> Priority:
+def parse_priority(text: str | None, wrong: type[RequestError] = BadField) -> Priority:
     """The priority that a header names; normal where there is none.
 
     Raises:
         RequestError: it names none; of the kind ``wrong``.
     """
-    if not text:
+    if text is None:
         return Priority.NORMAL
     priority = _NAMES.get(text)
     if priority is None:

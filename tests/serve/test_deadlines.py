@@ -137,7 +137,7 @@ def test_a_body_that_never_ends_is_a_504_that_closes_the_connection(models_dir: 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("text", ["0", "0.0009", "3600.1", "-1", "nan", "inf", "1_0", "soon", "1" * 40, "\u0661"])
+@pytest.mark.parametrize("text", ["", "0", "0.0009", "3600.1", "-1", "nan", "inf", "1_0", "soon", "1" * 40, "\u0661"])
 def test_a_bad_timeout_is_said_to_be_one(models_dir: Path, text: str) -> None:
     with pytest.raises(BadField, match=r"X-Request-Timeout is .*, seconds from 0\.001 to 3600 were needed"):
         parse_timeout(text)
@@ -160,14 +160,15 @@ def test_bad_headers_have_each_protocols_own_status(models_dir: Path) -> None:
 
 
 def test_priorities_have_names() -> None:
-    names = [parse_priority(text) for text in ("high", "", "normal", "low")]
+    names = [parse_priority(text) for text in ("high", None, "normal", "low")]
     assert names == [Priority.HIGH, Priority.NORMAL, Priority.NORMAL, Priority.LOW]
-    with pytest.raises(BadTensor, match="high, normal, low was needed"):
-        parse_priority("urgent", BadTensor)
+    for text in ("urgent", "", "HIGH"):
+        with pytest.raises(BadTensor, match="high, normal, low was needed"):
+            parse_priority(text, BadTensor)
 
 
 def test_timeouts_are_decimal_numbers() -> None:
-    assert [parse_timeout(text) for text in ("", "0.001", "2.5", "3600", "1e1")] == [None, 0.001, 2.5, 3600.0, 10.0]
+    assert [parse_timeout(text) for text in (None, "0.001", "2.5", "3600", "1e1")] == [None, 0.001, 2.5, 3600.0, 10.0]
 
 
 def test_a_deadline_that_was_met_ends_nothing() -> None:
