@@ -18,7 +18,7 @@ from skipvit.client.answers import (
     read_classification,
     read_models,
 )
-from skipvit.client.errors import BrokenAnswer, ClientError, Unreachable
+from skipvit.client.errors import BrokenAnswer, ClientError, DeadlineExceeded, Unreachable
 from skipvit.client.pictures import PictureLike, Upload, read_file, read_picture
 from skipvit.client.reading import body_of, check_output, checked_headers, error_of, write_body
 from skipvit.client.retrying import Attempts, Retries
@@ -27,6 +27,9 @@ T = TypeVar("T")
 _MAX_JSON_BYTES = 64 << 20
 _MAX_PICTURE_BYTES = 1 << 30
 _MAX_CONNECTIONS = 256
+# The server's header, and the values that it takes.
+_TIMEOUT = "X-Request-Timeout"
+_SHORTEST_S, _LONGEST_S = 0.001, 3600.0
 _RAW = {"Content-Type": "application/octet-stream"}
 
 
@@ -219,10 +222,14 @@ class AsyncClient:
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 while True:
+                    # What is left for this attempt, so that the server drops what nobody will wait for.
+                    request.headers[_TIMEOUT] = f"{min(max(attempts.left_s(), _SHORTEST_S), _LONGEST_S):.3f}"
                     try:
                         async with self._answer(request) as answer:
                             return await read(answer)
                     except ClientError as error:
+                        if error.code == DeadlineExceeded.code:  # the server's own, which may give less
+                            raise DeadlineExceeded(error.message, error.hint) from error
                         pause = attempts.pause_after(error)
                     await asyncio.sleep(pause)
         except TimeoutError:

@@ -69,6 +69,10 @@ class Attempts:
         self._failed += 1
         return pause
 
+    def left_s(self, now: float | None = None) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - (time.monotonic() if now is None else now)
+
     def out_of_time(self) -> DeadlineExceeded:
         """What to raise when the deadline came while an answer was waited for."""
         before = f"; before that: {self.last.message}" if self.last else ""

@@ -3,7 +3,9 @@
 import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,7 @@ from PIL import Image
 from serve.repository import Repository
 from serve.settings import Settings
 from skipvit.client import AsyncClient, Classification, Client, Overloaded, Refused, Retries
+from skipvit.client.errors import DeadlineExceeded
 from tests.serve.clip_reading import read
 from tests.serve.clips import clip, noise_frames
 from tests.serve.servers import held_repository, over_socket, png, wait_until
@@ -98,6 +101,29 @@ def test_a_full_server_answers_when_it_has_room_again(models_dir: Path) -> None:
 
     with over_socket(repository, settings) as url:
         asyncio.run(play(url))
+
+
+def test_a_servers_deadline_is_a_deadline_and_the_client_tells_its_own(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(request_timeout_s=0.3, decode_threads=1, access_log=False)
+    repository, engine = held_repository(models_dir, settings)
+    told: list[float] = []
+    send = httpx.AsyncClient.send
+
+    async def note(self: httpx.AsyncClient, request: httpx.Request, **kwargs: Any) -> httpx.Response:
+        told.append(float(request.headers["X-Request-Timeout"]))
+        return await send(self, request, **kwargs)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", note)
+    with over_socket(repository, settings) as url, Client(url, timeout_s=40.0) as client:
+        engine.gate.clear()
+        with pytest.raises(DeadlineExceeded, match=r"within the 0\.3 s"):
+            client.classify(png(0))
+        engine.gate.set()
+        assert client.classify(png(0)).best.label == "0"
+    assert len(told) == 2, "a deadline is not tried again"
+    assert all(0 < seconds <= 40 for seconds in told)
 
 
 def test_a_body_over_the_limit_is_told_so_and_not_as_a_broken_connection(models_dir: Path) -> None:
