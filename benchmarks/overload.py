@@ -1,0 +1,193 @@
+"""Ten times what a server can do, for a minute: what is admitted stays fast, what is not is told so, nothing breaks.
+
+The same machine sends and serves, so the load takes some of the cores that the server had alone at its peak: the model
+is one that takes tens of milliseconds, so that a refusal, on both sides, is small beside a picture.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.proofs import Row, Verdict
+from skipvit.arguments import whole
+
+if TYPE_CHECKING:
+    import httpx
+
+    from skipvit.client.load import Measurement
+
+PACKAGES = ("uvicorn", "onnxruntime", "pillow", "numpy")
+_TIMES = 10
+# Of the latency alone: the rest of the three times that are allowed is for what differs from picture to picture.
+_TARGET_TIMES = 1.5
+_WARM_UP_S = 3.0
+_TIMEOUT_S = 20.0
+_SIDE = 224
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Gives the parser this command's arguments."""
+    add = parser.add_argument
+    add("--seconds", type=whole(1), default=60, help="of the overload (default: 60)")
+    add("--measured", type=whole(1), default=15, help="seconds for the latency alone, and for the peak (default: 15)")
+    add("--model", default="vit_small_patch16_224", help="with random weights (default: vit_small_patch16_224)")
+    add("--model-arg", action="append", default=[], metavar="KEY=VALUE", help="of the model's constructor")
+    add("--clients", type=whole(1), default=4, help="of the closed loop that finds the peak (default: 4)")
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """One row each for a client alone, the peak of a closed loop, and the overload."""
+    from benchmarks.servers import free_ports, server
+    from export.to_onnx import main as to_onnx
+
+    with TemporaryDirectory() as scratch:
+        models = Path(scratch) / "models"
+        given = [f"--model-arg={pair}" for pair in arguments.model_arg]
+        if to_onnx([arguments.model, "--name", "heavy", "--out", str(models), *given]) != 0:
+            raise RuntimeError("the benchmark's model could not be exported; see the message above")
+        [port] = free_ports(1)
+        command = [sys.executable, "-m", "serve", str(models), "--port", str(port)]
+        warm_up_s = min(_WARM_UP_S, arguments.measured)
+        with server(command, port) as pid:
+            _closed(port, pid, "warm-up", arguments.clients, warm_up_s)
+            alone = _closed(port, pid, "alone", 1, arguments.measured)
+            peak = _closed(port, pid, "peak", arguments.clients, arguments.measured)
+        target_ms = max(1, round(_TARGET_TIMES * alone.p99_ms))
+        with server([*command, "--target-ms", str(target_ms)], port) as pid:
+            overload = _open(port, pid, _TIMES * peak.answered_per_s, arguments.seconds, warm_up_s)
+    return [phase.row(target_ms if phase is overload else 0) for phase in (alone, peak, overload)]
+
+
+def verdicts(rows: Sequence[Row]) -> Iterable[Verdict]:
+    """Zero server errors and timeouts, p99 <= 3 x that of a client alone, flat memory, goodput >= 95 % of the peak."""
+    alone, peak, overload = rows
+    for what in ("server_errors", "no_answer"):
+        yield Verdict(what.replace("_", " "), "0", str(overload[what]), overload[what] == 0)
+    p99, base = _number(overload["p99_ms"]), _number(alone["p99_ms"])
+    yield Verdict("p99 of what was admitted, over a client's alone", "<= 3", f"{p99 / base:.2f}", p99 <= 3 * base)
+    growth = _number(overload["rss_growth_percent"])
+    yield Verdict("growth of resident memory", "<= 5 %", f"{growth:.1f} %", growth <= 5)
+    good = _number(overload["answered_per_s"]) / _number(peak["answered_per_s"])
+    yield Verdict("goodput of the peak", ">= 95 %", f"{100 * good:.1f} %", good >= 0.95)
+
+
+def _number(value: object) -> float:
+    return float(str(value))
+
+
+@dataclass
+class _Phase:
+    """What a load found, and what it took of the cores on both sides."""
+
+    phase: str
+    clients: int = 0
+    offered_per_s: float = 0.0
+    answered_per_s: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    server_cpu_s: float = 0.0
+    load_cpu_s: float = 0.0
+    rss_mb: list[float] = field(default_factory=list)
+
+    def row(self, target_ms: int) -> dict[str, object]:
+        errors = sum(count for status, count in self.outcomes.items() if status[0] == "5")
+        other = sum(count for status, count in self.outcomes.items() if not status.isdigit())
+        return {
+            "phase": self.phase,
+            "clients": self.clients,
+            "target_ms": target_ms,
+            "seconds": round(self.seconds, 1),
+            "offered_per_s": round(self.offered_per_s, 1),
+            "answered_per_s": round(self.answered_per_s, 2),
+            "refused_per_s": round(self.outcomes.get("429", 0) / self.seconds, 1),
+            "server_errors": errors,
+            "no_answer": other,
+            "p50_ms": round(self.p50_ms, 1),
+            "p99_ms": round(self.p99_ms, 1),
+            "server_cores": round(self.server_cpu_s / self.seconds, 2),
+            "load_cores": round(self.load_cpu_s / self.seconds, 2),
+            "rss_mb": round(self.rss_mb[-1]),
+            "rss_growth_percent": round(self._growth(), 1),
+        }
+
+    def _growth(self) -> float:
+        """From the end of the first quarter, when all buffers that are kept have been made, to the end."""
+        start = max(self.rss_mb[: len(self.rss_mb) // 4 + 1])
+        return 100 * (self.rss_mb[-1] / start - 1)
+
+
+def _closed(port: int, pid: int, phase: str, clients: int, seconds: float) -> _Phase:
+    from skipvit.client.load import HttpExchange, Plan, closed_loop
+
+    url, request = _target(port)
+    found = _Phase(phase, clients)
+    _watched(found, pid, closed_loop(lambda: HttpExchange(url, None), [request], clients, Plan(seconds)), seconds)
+    found.offered_per_s = found.answered_per_s
+    return found
+
+
+def _open(port: int, pid: int, rate: float, seconds: float, warm_up_s: float) -> _Phase:
+    from skipvit.client.load import HttpExchange, Plan, open_loop, poisson_arrivals
+
+    url, request = _target(port)
+    found = _Phase("overload", offered_per_s=rate)
+    # The first seconds are the server's to find out how fast it is at full load.
+    plan = Plan(seconds, warm_up_s, _TIMEOUT_S)
+    arrivals = poisson_arrivals(rate, warm_up_s + seconds, random.Random(0))
+    _watched(found, pid, open_loop(lambda: HttpExchange(url, None), [request], arrivals, plan), warm_up_s + seconds)
+    return found
+
+
+def _target(port: int) -> tuple["httpx.URL", bytes]:
+    import httpx
+
+    from skipvit.client.bench import made_up_picture
+    from skipvit.client.load import request_bytes
+
+    url = f"http://127.0.0.1:{port}"
+    headers = {"Content-Type": "image/jpeg"}
+    picture = made_up_picture(_SIDE, _SIDE)
+    return httpx.URL(url), request_bytes(httpx.Request("POST", f"{url}/v1/classify", content=picture, headers=headers))
+
+
+def _watched(found: _Phase, pid: int, load: "Coroutine[Any, Any, Measurement]", seconds: float) -> None:
+    """Runs a load and fills in what it found, with the server's memory each half second."""
+    from tqdm import tqdm
+
+    from benchmarks.servers import cpu_seconds, rss_mb
+    from skipvit.client.load import percentiles
+
+    over = threading.Event()
+
+    def look() -> None:
+        with tqdm(total=round(2 * seconds), desc=found.phase, unit="", leave=False) as bar:
+            while not over.wait(0.5):
+                found.rss_mb.append(rss_mb(pid))
+                bar.update()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    begun, server_s, load_s = time.monotonic(), cpu_seconds(pid), time.process_time()
+    try:
+        measured = asyncio.run(load)
+    finally:
+        over.set()
+        watcher.join()
+    found.rss_mb.append(rss_mb(pid))
+    share = measured.seconds / (time.monotonic() - begun)
+    found.server_cpu_s = (cpu_seconds(pid) - server_s) * share
+    found.load_cpu_s = (time.process_time() - load_s) * share
+    found.seconds = measured.seconds
+    found.outcomes = dict(measured.outcomes)
+    found.answered_per_s = measured.requests_per_s
+    found.p50_ms, found.p99_ms = (1e3 * value for value in percentiles(measured.latencies_s, [50, 99]))
