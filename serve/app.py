@@ -41,6 +41,7 @@ from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.status import add_status_routes
 from serve.tasks import ROUTES
+from serve.tracing import note_stage, open_tracing
 
 Merge = Callable[[bytes], Awaitable[bytes]]
 
@@ -53,6 +54,9 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     metrics of this process those of the whole server.
     """
     metrics = Metrics()
+    tracing = open_tracing(settings.tracing)
+    if tracing is not None:
+        metrics.on_stage = note_stage
     control = ModelControl(settings, repository, metrics.loaded)
     admission = Admission.from_settings(settings)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
@@ -83,6 +87,8 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
             await denoise.close()
             denoise_video.close()
             await asyncio.to_thread(_close, decoding, repository)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="skipvit",
@@ -121,7 +127,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     app.openapi = openapi_of(app, described, open_to_all)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
-    add_middleware(app, settings, metrics)
+    add_middleware(app, settings, metrics, tracing)
     return app
 
 

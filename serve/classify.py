@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, taken
 from serve.asgi import ClientGone, send_json, unless_gone
+from serve.doorway import NOTES
 from serve.engine import Rows
 from serve.groups import Groups
 from serve.intake import Intake, Order
@@ -90,6 +91,7 @@ class Classify:
                 self._metrics.gave_up(tickets)
                 raise
             answered()
+        order.scope[NOTES]["batch"] = max(ticket.batch_size for ticket in tickets)
         self._observe(model.name, tickets)
         return tickets
 

@@ -34,6 +34,7 @@ from serve.repository import Repository
 from serve.settings import Settings
 from serve.tasks import missing_package
 from serve.tls import BadCertificate, tls_of
+from serve.tracing import TracingUnavailable, check_packages
 from skipvit.artifacts import ArtifactError
 
 _SHORTER = {"decode_threads": ("--threads",)}
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.api_keys:
             read_keys(settings.api_keys)
         tls_of(settings)
-    except (BadKeys, BadCertificate) as error:
+        if settings.tracing == "on":
+            check_packages()
+    except (BadKeys, BadCertificate, TracingUnavailable) as error:
         return _fail(str(error))
     if settings.fronts:
         return _serve_with_fronts(args.models_dir, settings)

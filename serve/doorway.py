@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.asgi import ClientGone, header, raw_headers, send_error
 from serve.errors import NotReady, internal_error
 from serve.metrics import Metrics, Outcome
+from serve.tracing import Tracing
 
 logger = logging.getLogger("serve.access")
 
@@ -29,16 +30,28 @@ _CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; logged, n
 
 
 class Doorway:
-    """Wraps every HTTP request on its way in and out; every answer has ``headers``."""
+    """Wraps every HTTP request on its way in and out; every answer has ``headers``.
+
+    Requests for ``quiet`` paths are logged only where they fail: balancers and dashboards ask every second.
+    """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, routes: Collection[str], access_log: bool, headers: Mapping[str, str]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Collection[str],
+        access_log: bool,
+        headers: Mapping[str, str],
+        quiet: Collection[str] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._routes = frozenset(routes)
         self._access_log = access_log
         self._headers = raw_headers(headers)
+        self._quiet = frozenset(quiet)
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,6 +71,7 @@ class Doorway:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
+        trace = None if self._tracing is None else self._tracing.begin(scope)
         self._metrics.in_flight += 1
         try:
             await self._app(scope, receive, send_with_headers)
@@ -78,19 +92,22 @@ class Doorway:
                 await send_error(send_with_headers, internal_error(), request_id, scope["path"])
         finally:
             self._metrics.in_flight -= 1
-            self._record(scope, status, time.perf_counter() - started, notes)
+            route = notes.pop("route", scope["path"])
+            route = route if route in self._routes else "other"
+            self._record(scope, route, status, time.perf_counter() - started, notes)
+            if trace is not None:
+                trace.end(route, status, notes)
 
-    def _record(self, scope: Scope, status: int, seconds: float, notes: dict[str, Any]) -> None:
+    def _record(self, scope: Scope, route: str, status: int, seconds: float, notes: dict[str, Any]) -> None:
         path = scope["path"]
-        route = notes.pop("route", path)
-        route = route if route in self._routes else "other"
         model, outcome = notes.get("model", ""), outcome_of(status)
         self._metrics.request(model, notes.get("version", ""), route, outcome)
         if model:
             self._metrics.stage("total", seconds, model)
             if outcome == "ok":
                 self._metrics.recent.answered(seconds)
-        if self._access_log and logger.isEnabledFor(logging.INFO):
+        said = status >= 400 or path not in self._quiet
+        if said and self._access_log and logger.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": scope[REQUEST_ID],
                 "method": scope["method"],

@@ -9,6 +9,8 @@ from serve.metrics import Metrics
 from serve.pipeline import DecodeStage
 from serve.repository import Repository, State
 
+STATUS = "/v1/status"
+
 
 class Status(BaseModel):
     """Where the server stands, what waits in it, and its last ten seconds. Quantiles are within 3 %."""
@@ -54,8 +56,8 @@ def add_live_route(app: FastAPI, repository: Repository, metrics: Metrics, decod
             uptime_s=round(time.monotonic() - started, 1),
         )
 
-    app.get("/v1/status", summary="How is it doing?", tags=["probes"])(status)
-    app.head("/v1/status", include_in_schema=False)(status)
+    app.get(STATUS, summary="How is it doing?", tags=["probes"])(status)
+    app.head(STATUS, include_in_schema=False)(status)
 
 
 def _ms(seconds: float | None) -> float | None:

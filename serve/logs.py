@@ -3,9 +3,13 @@
 import logging
 import sys
 import time
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import orjson
+
+# The trace that a request belongs to, where OpenTelemetry is on; every line that is written for it carries it.
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,6 +56,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = dict(getattr(record, "fields", {}))
     if hasattr(record, "request_id"):
         fields["request_id"] = record.request_id
+    if trace_id := TRACE_ID.get():
+        fields["trace_id"] = trace_id
     return fields
 
 

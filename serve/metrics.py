@@ -164,6 +164,7 @@ class Metrics:
         )
         self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
         self.recent = Recent()
+        self.on_stage: Callable[[str, float], None] | None = None  # told of each stage too
         self.gpus: Sequence[GpuState] = ()
         self.registry.register(_Gpus(lambda: self.gpus))
         self.in_flight = 0
@@ -190,6 +191,8 @@ class Metrics:
         if observe is None:
             observe = self._children[key] = self._stages.labels(stage, model).observe
         observe(seconds)
+        if self.on_stage is not None:
+            self.on_stage(stage, seconds)
 
     def batch(self, model: str, report: BatchReport) -> None:
         """Counts one run of a model; called from engine threads."""

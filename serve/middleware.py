@@ -7,9 +7,11 @@ from starlette.routing import Route
 from serve.api_keys import ApiKeys
 from serve.doorway import Doorway
 from serve.gate import METRICS, OPENAPI, PROBES, Gate
+from serve.live import STATUS
 from serve.metrics import Metrics
 from serve.pages import page_routes
 from serve.settings import Settings
+from serve.tracing import Tracing
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")
 # Headers of answers that scripts may read; browsers hide all others from pages of another origin.
@@ -25,7 +27,7 @@ _READABLE = (
 )
 
 
-def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> None:
     """Wraps the app in all of it, now that its routes are complete.
 
     Raises:
@@ -35,7 +37,15 @@ def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     app.add_middleware(Gate, keys=keys, metrics=metrics, public=public_paths(settings), origins=settings.cors_origins)
     routes = [route.path for route in app.routes if isinstance(route, Route)]
     headers = security_headers(settings)
-    app.add_middleware(Doorway, metrics=metrics, routes=routes, access_log=settings.access_log, headers=headers)
+    app.add_middleware(
+        Doorway,
+        metrics=metrics,
+        routes=routes,
+        access_log=settings.access_log,
+        headers=headers,
+        quiet={*PROBES, METRICS, STATUS},
+        tracing=tracing,
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

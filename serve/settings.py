@@ -148,6 +148,10 @@ class Settings(BaseSettings):
     access_log: bool = True
     """Whether to log every request."""
 
+    tracing: Literal["auto", "on", "off"] = "auto"
+    """Whether to send OpenTelemetry traces, which needs the extra otel; auto does where the environment names a
+    collector, as OTEL_EXPORTER_OTLP_ENDPOINT does."""
+
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     """Settings of single models by name."""
     groups: dict[str, GroupSettings] = Field(default_factory=dict)
