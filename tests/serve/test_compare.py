@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from serve.repository import Repository
 from serve.settings import Settings
@@ -23,6 +25,15 @@ LONG = "zz_a_name_that_is_wider_than_the_screen_of_a_phone"
 SCALES = {"digits": -0.01, "softer": -0.002}
 
 
+def fails_on_white() -> onnx.ModelProto:
+    """Warm-up's picture is black. Of a white one, all logits are minus infinity, and their softmax is no number."""
+    model = brightness_model(scale=-3e38)
+    [centres] = [values for values in model.graph.initializer if values.name == "centres"]
+    values = np.linspace(0, 240, CLASSES, dtype=np.float32)[None]
+    centres.CopyFrom(numpy_helper.from_array(values, "centres"))
+    return model
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A model, one that agrees with it, one that never does, one that fails, and one of other classes."""
@@ -31,8 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_model(root, "softer", version=3, graph=brightness_model(scale=SCALES["softer"]))
     write_model(root, LONG)
     write_model(root, "reversed", graph=brightness_model(darkest_first=False))
-    # Finite for the black picture of the warm-up only: of any other, all logits are minus infinity.
-    write_model(root, "broken", graph=brightness_model(scale=-3e38))
+    write_model(root, "broken", graph=fails_on_white())
     write_model(root, "photos", side=224, labels=[f"thing {k}" for k in range(CLASSES)])
     settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
