@@ -1,11 +1,14 @@
 """Uvicorn as this program runs it: with a drain, and an exit code that says how it went."""
 
+import asyncio
 import contextlib
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Generator
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -94,6 +97,7 @@ def url_of(host: str, port: int, *, tls: bool = False) -> str:
 def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=_protocol(),
         access_log=False,  # the app writes its own, with the request id
         log_config=None,
         server_header=False,
@@ -101,3 +105,11 @@ def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Con
         backlog=BACKLOG,
         ssl_context_factory=(lambda _config, _default: tls.context) if tls else None,
     )
+
+
+def _protocol() -> "type[asyncio.Protocol] | Literal['h11']":
+    if sys.platform == "win32":
+        return "h11"  # slower, and bounded by itself; httptools is not for Windows
+    from serve.bounded_http import BoundedHttp
+
+    return BoundedHttp

@@ -1,0 +1,85 @@
+"""HTTP/1.1 as uvicorn parses it, with bounds on all that is no body.
+
+Uvicorn keeps a head of any size, its parser copies an unfinished header whole with every piece that comes, and a
+connection that says nothing stays open: each lets one client without a key stop the server.
+"""
+
+import asyncio
+import http
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 << 10
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Uvicorn's protocol, which closes connections whose request line and headers are too large or too slow.
+
+    The bytes since the parser last had something whole are counted, so that headers after a chunked body and the
+    extensions of its chunks are bounded too.
+    """
+
+    head_within_s = 30.0
+    """From the connection, or the first byte of a later request on it, to the end of the headers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unfinished = 0  # bytes
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finished()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unfinished += len(data)
+        super().data_received(data)
+        if not self._unfinished or self.transport.is_closing():
+            return
+        if self._unfinished > MAX_HEAD_BYTES:
+            self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the limit is {MAX_HEAD_BYTES} bytes")
+        elif self._timer is None and not self._answering:  # else the time for the body counts
+            self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        self._finished()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._finished()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._finished()
+        super().on_message_complete()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _finished(self) -> None:
+        self._unfinished = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.head_within_s, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self._refuse(http.HTTPStatus.REQUEST_TIMEOUT, f"the headers did not end in {self.head_within_s:g} s")
+
+    def _refuse(self, status: http.HTTPStatus, why: str) -> None:
+        # Where nothing was asked nothing is answered, and in the middle of an answer it would be taken for its rest.
+        if self._unfinished and not self._answering:
+            body = f"{status.phrase}: {why}\n".encode()
+            head = f"content-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()

@@ -1,0 +1,171 @@
+"""Heads without an end, over a real socket: each is cut off, and costs the server next to nothing."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from serve.app import create_app
+from serve.bounded_http import MAX_HEAD_BYTES, BoundedHttp
+from serve.http_server import HttpServer
+from serve.repository import Repository
+from serve.settings import Settings
+from tests.serve.servers import wait_until
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+HASTE_S = 0.1
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the size of the body when all of it has come."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    body = str(size).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.contextmanager
+def server(protocol: type[BoundedHttp]) -> Iterator[tuple[str, int]]:
+    config = uvicorn.Config(echo, http=protocol, port=0, lifespan="off", log_config=None)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    try:
+        wait_until(lambda: running.started)
+        yield running.servers[0].sockets[0].getsockname()
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    with server(BoundedHttp) as found:
+        yield found
+
+
+def sent(address: tuple[str, int], pieces: Iterator[bytes], most_bytes: int) -> tuple[int, bytes]:
+    """Sends until the server closes; how much it took, and what it answered."""
+    with socket.create_connection(address, timeout=30) as connection:
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                connection.sendall(piece)
+                taken += len(piece)
+                assert taken < most_bytes, "the server takes a head without an end"
+        return taken, received(connection)
+
+
+def received(connection: socket.socket) -> bytes:
+    answer = b""
+    with contextlib.suppress(ConnectionError):  # what is sent on is reset
+        while piece := connection.recv(65536):
+            answer += piece
+    return answer
+
+
+def endless(first: bytes, piece: bytes) -> Iterator[bytes]:
+    yield first
+    while True:
+        yield piece
+
+
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [
+        (GET, b"X-Many: " + b"a" * 1000 + b"\r\n"),
+        (GET + b"X-One: ", b"a" * 4096),
+        (b"GET /", b"a" * 4096),
+        (CHUNKED + b"0\r\n", b"X-Trailer: " + b"a" * 1000 + b"\r\n"),
+        (CHUNKED + b"1;", b"a" * 4096),
+    ],
+    ids=["headers", "header", "path", "trailers", "extension of a chunk"],
+)
+def test_a_head_without_an_end_is_cut_off(address: tuple[str, int], first: bytes, piece: bytes) -> None:
+    sent(address, endless(first, piece), 64 << 20)  # of which much lies in the system's own buffers
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(GET + b"Connection: close\r\n\r\n")
+        assert received(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_the_limit_is_said(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(GET + b"X-One: " + b"a" * MAX_HEAD_BYTES)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert answer.endswith(b"the limit is 65536 bytes\n")
+
+
+def test_large_heads_and_bodies_within_the_limits_pass(address: tuple[str, int]) -> None:
+    body = b"".join(b"%x\r\n%s\r\n" % (10_000, b"b" * 10_000) for _ in range(20))
+    request = GET.replace(b"GET", b"POST") + b"X-Large: " + b"a" * 32_000 + b"\r\nTransfer-Encoding: chunked\r\n"
+    with socket.create_connection(address, timeout=30) as connection:
+        for _ in range(3):  # the count begins anew with each request
+            connection.sendall(request + b"\r\n" + body + b"0\r\nX-Trailer: a\r\n\r\n")
+        connection.sendall(GET + b"Connection: close\r\n\r\n")
+        answer = received(connection)
+    assert answer.count(b"HTTP/1.1 200") == 4
+    assert answer.count(b"200000") == 3
+
+
+@contextlib.contextmanager
+def connection_in_haste() -> Iterator[socket.socket]:
+    """One on which a request was answered; the next must be quick."""
+
+    class Hasty(BoundedHttp):
+        pass
+
+    with server(Hasty) as address, socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(GET + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n0"):
+            answer += connection.recv(65536)
+        Hasty.head_within_s = HASTE_S
+        yield connection
+
+
+def test_a_head_that_takes_too_long_is_cut_off() -> None:
+    with connection_in_haste() as connection:
+        connection.sendall(GET)
+        answer = received(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b"Request Timeout: the headers did not end in 0.1 s\n")
+
+
+def test_a_body_has_a_time_of_its_own() -> None:
+    with connection_in_haste() as connection:
+        connection.sendall(CHUNKED + b"5\r\nbytes\r\n")
+        for piece in (b"5\r\n", b"bytes", b"\r\n0\r\n"):
+            connection.sendall(piece)
+            time.sleep(2 * HASTE_S)
+        connection.sendall(b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+    class Hasty(BoundedHttp):
+        head_within_s = HASTE_S
+
+    with server(Hasty) as address, socket.create_connection(address, timeout=30) as connection:
+        assert received(connection) == b""
+
+
+def test_the_server_has_these_bounds(models_dir: Path) -> None:
+    settings = Settings(decode_threads=1, engine_threads=1)
+    repository = Repository.open(models_dir, settings)
+    app = create_app(settings, repository)
+    assert HttpServer(app, settings, repository, lambda: None).config.http is BoundedHttp
+    repository.close()
