@@ -57,7 +57,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     tracing = open_tracing(settings.tracing)
     if tracing is not None:
         metrics.on_stage = note_stage
-    control = ModelControl(settings, repository, metrics.loaded)
+    control = ModelControl(settings, repository, metrics)
     admission = Admission.from_settings(settings)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
     groups = Groups(settings, repository, metrics)

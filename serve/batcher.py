@@ -321,7 +321,7 @@ class Batcher:
 
 
 def _out_of_service(name: str) -> NotReady:
-    return NotReady(f"model {name!r} is out of service: its engine stopped", "restart the server and see its log")
+    return NotReady(f"model {name!r} is out of service: its engine stopped", "try again: it is being started again")
 
 
 def call_now(callback: Callable[[], None]) -> None:

@@ -32,7 +32,6 @@ from serve.http_server import HttpServer, listen, url_of
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
-from serve.tasks import missing_package
 from serve.tls import BadCertificate, tls_of
 from serve.tracing import TracingUnavailable, check_packages
 from skipvit.artifacts import ArtifactError
@@ -64,9 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         repository = Repository.open(args.models_dir, settings)
     except (ArtifactError, EngineUnavailable) as error:
         return _fail(str(error))
-    if missing := missing_package((model.name, model.task) for model in repository.models.values()):
-        repository.close()
-        return _fail(missing)
     try:
         open_groups(settings, repository.models)
     except GroupError as error:

@@ -25,7 +25,7 @@ from serve.metrics import Metrics
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
-from serve.tasks import ROUTES, missing_package
+from serve.tasks import ROUTES
 from skipvit.artifacts import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -109,9 +109,6 @@ def main() -> int:
         repository.close()
         return fail(str(error))
     models = repository.served
-    if missing := missing_package([(model.name, model.task) for model in models]):
-        repository.close()
-        return fail(missing)
     if others := [model.name for model in models if model.task not in ROUTES]:
         repository.close()
         return fail(f"model {others[0]!r} takes tensors of its own, which --fronts does not pass on; leave out one")

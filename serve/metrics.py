@@ -209,6 +209,12 @@ class Metrics:
         """Counts a version that was loaded, or was not, while the server runs."""
         self._loads.labels(model, outcome).inc()
 
+    def forget(self, model: str, version: str) -> None:
+        """Drops the counts of a version's requests: versions come and go, and scrapes must not grow with them."""
+        for key in [key for key in self._children if key[:3] == ("request", model, version)]:
+            del self._children[key]
+            self._requests.remove(*key[1:])
+
     def cancelled(self, where: Where, pictures: int = 1) -> None:
         """Counts pictures whose client went away while they were in the stage ``where``."""
         self._cancelled.labels(where).inc(pictures)

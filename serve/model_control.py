@@ -12,10 +12,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from serve.engine import EngineLost, EngineUnavailable
 from serve.heap import return_large_blocks
+from serve.metrics import Metrics
 from serve.model_folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
 from serve.model_loading import load_version
 from serve.model_watch import Watch
@@ -27,8 +28,6 @@ from skipvit.artifacts import ArtifactError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LoadOutcome = Literal["ok", "failed"]
-Count = Callable[[str, LoadOutcome], None]
 
 GIVE_UP_AFTER = 5
 """Restarts of an engine that fail in a row, after which the server says that a new process is needed."""
@@ -37,6 +36,7 @@ _STEADY_S = 60.0  # an engine that has run for so long is no longer one that kee
 _LONGEST_PAUSE_S = 30.0
 _CLOSE_WITHIN_S = 30.0
 _CLOSE_AGAIN_S = 1.0
+_REMEMBERED_VERSIONS = 100
 
 
 def pause_s(failures: int) -> float:
@@ -58,12 +58,13 @@ class LoadFailed(Exception):
 
 
 class ModelControl:
-    """Loads, unloads, watches and restarts. All methods are for the event loop; ``count`` is told of each load."""
+    """Loads, unloads, watches and restarts. All methods are for the event loop."""
 
-    def __init__(self, settings: Settings, repository: Repository, count: Count) -> None:
+    def __init__(self, settings: Settings, repository: Repository, metrics: Metrics) -> None:
         self._settings = settings
         self._repository = repository
-        self._count = count
+        self._metrics = metrics
+        self._closed: list[tuple[str, str]] = []
         self._watch = Watch(settings)
         self._unloaded: set[str] = set()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
@@ -141,7 +142,7 @@ class ModelControl:
         except (Exception, EngineLost) as error:  # whatever it is, what is served stays, and the server goes on
             failure = Failure(self._reason(name, version, error), fingerprint)
             self._repository.failures[name, version] = failure
-            self._count(name, "failed")
+            self._metrics.loaded(name, "failed")
             raise LoadFailed(failure.reason) from error
         self._swap_in(model)
 
@@ -162,7 +163,7 @@ class ModelControl:
         self._repository.failures.pop(key, None)
         self._repository.given_up.discard(key)
         self._health.get(key, _Health()).failed = 0
-        self._count(model.name, "ok")
+        self._metrics.loaded(model.name, "ok")
         logger.info("model %s/%s is served%s", *key, " in place of the old one" if replaced is not None else "")
         if replaced is not None:
             self._retire(replaced)
@@ -184,6 +185,16 @@ class ModelControl:
             if await self._pause(_CLOSE_AGAIN_S):
                 return
         self._repository.forget(model)
+        self._remember(model)
+
+    def _remember(self, closed: ServedModel) -> None:
+        """Keeps the metrics of the versions that were last in service, long enough to be scraped."""
+        version = (closed.name, closed.version)
+        self._closed = [other for other in self._closed if other != version] + [version]
+        while len(self._closed) > _REMEMBERED_VERSIONS:
+            name, text = self._closed.pop(0)
+            if text not in self._repository.versions(name):
+                self._metrics.forget(name, text)
 
     def _reason(self, name: str, version: int, error: BaseException) -> str:
         """Why a version was not taken; logged in full, and returned as clients may see it."""

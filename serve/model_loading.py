@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from serve.engine import EngineUnavailable
 from serve.foreign_model import open_foreign
 from serve.model_folder import fingerprint_of, is_foreign
 from serve.served_model import ServedModel, open_model
 from serve.settings import Settings
+from serve.tasks import missing_package
 from skipvit.artifacts import ArtifactCorrupt, read_entry
 
 
@@ -22,6 +24,9 @@ def load_version(root: Path, name: str, version: int, settings: Settings, overri
     folder = root / name / str(version)
     before = fingerprint_of(folder)
     model = _opened(root, name, version, settings, override)
+    if missing := missing_package([(model.name, model.task)]):
+        model.close()
+        raise EngineUnavailable(missing)
     if model.fingerprint != before:
         model.close()
         raise ArtifactCorrupt(f"{folder} was changed while it was being read; try again when it is complete")

@@ -16,7 +16,6 @@ from serve.heap import return_large_blocks
 from serve.logs import set_up_logging
 from serve.repository import Repository
 from serve.settings import Settings
-from serve.tasks import missing_package
 
 _POLL_S = 0.05
 
@@ -35,9 +34,6 @@ class Replica:
         set_up_logging(settings.log_format)
         self._repository = Repository.open(models_dir, settings)
         models = self._repository.models.values()
-        if missing := missing_package((model.name, model.task) for model in models):
-            self._repository.close()
-            raise RuntimeError(missing)
         if any(model.task != "classification" for model in models):
             return_large_blocks()
 

@@ -28,10 +28,10 @@ def add_sample_route(app: FastAPI, repository: Repository) -> None:
         if model is None:
             raise NotFound("unknown_model", f"there is no model {quoted(name)}", nearest(name, repository.models))
         samples = () if model.task == "tensors" else model.entry.manifest.samples
-        if file not in samples:
+        if file not in samples or not (model.folder / file).is_file():  # an old version's files may be gone already
             raise NotFound("unknown_sample", f"model {name!r} has no sample {quoted(file)}", nearest(file, samples))
         # The manifest lists it and its hash was checked; nothing else of the folder can be asked for.
-        return FileResponse(model.entry.folder / file, media_type="image/png", headers={"Cache-Control": "no-cache"})
+        return FileResponse(model.folder / file, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
     add = app.get(SAMPLE, summary="A clean picture", response_class=FileResponse, responses=_RESPONSES, tags=["models"])
     add(sample)

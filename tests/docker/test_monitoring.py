@@ -30,6 +30,7 @@ def exposed() -> dict[str, set[str]]:
     metrics.batch("shades", BatchReport(size=1, reason="idle"))
     metrics.tiles("shades", 4)
     metrics.rejected("overloaded")
+    metrics.loaded("shades", "ok")
     metrics.cancelled("queue")
     metrics.gpus = [GpuState(0, "GPU", 1, 2, 0.5, 40.0)]
     for stage in STAGES:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -13,12 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
-from serve import model_control
+from serve import model_control, tasks
 from serve.engine import OnnxCpuEngine
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST
+from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import (
     brightness_model,
     held_repository,
@@ -28,6 +30,7 @@ from tests.serve.servers import (
     until,
     write_model,
 )
+from tests.serve.video_denoisers import write_video_denoiser
 
 PNG = {"Content-Type": "image/png"}
 EXPLICIT = Settings(decode_threads=2, model_control="explicit")
@@ -47,6 +50,10 @@ async def classify(client: httpx.AsyncClient) -> tuple[str, str]:
     assert response.status_code == 200, response.text
     answer = response.json()
     return answer["model"]["version"], answer["results"][0]["predictions"][0]["label"]
+
+
+async def text(client: httpx.AsyncClient) -> str:
+    return (await client.get("/metrics")).text
 
 
 async def served_version(client: httpx.AsyncClient) -> str:
@@ -217,6 +224,54 @@ def test_a_bad_version_takes_nothings_place(tmp_path: Path, kind: str) -> None:
             assert (await client.post(LOAD)).status_code == 200
             assert await classify(client) == ("2", "0")
             assert (await client.get("/v1/models")).json()["failed"] == []
+
+    asyncio.run(main())
+
+
+def test_a_model_whose_package_is_missing_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_version(tmp_path, 1)
+
+    async def main() -> None:
+        async with served(tmp_path, EXPLICIT) as (client, _):
+            write_video_denoiser(tmp_path, "steady", "identity")
+            monkeypatch.setattr(tasks, "find_spec", lambda _name: None)
+            refused = await client.post("/v2/repository/models/steady/load")
+            assert (refused.status_code, "needs PyAV" in refused.text) == (400, True)
+            assert await classify(client) == ("1", "9")
+
+    asyncio.run(main())
+
+
+def test_versions_of_long_ago_leave_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_control, "_REMEMBERED_VERSIONS", 1)
+    write_version(tmp_path, 1)
+
+    async def main() -> None:
+        async with served(tmp_path, EXPLICIT) as (client, repository):
+            for version in range(2, 5):
+                assert await served_version(client) == str(version - 1)
+                write_version(tmp_path, version)
+                assert (await client.post(LOAD)).status_code == 200
+                await until(lambda: len(repository.batchers) == 1)
+            assert await served_version(client) == "4"
+            counted = re.findall(
+                r'skipvit_requests_total{model="shades",outcome="ok",.*version="(.)"}', await text(client)
+            )
+            assert sorted(counted) == ["3", "4"]
+
+    asyncio.run(main())
+
+
+def test_samples_of_a_version_whose_files_are_gone(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    folder = write_denoiser(tmp_path)
+
+    async def main() -> None:
+        async with served(tmp_path, EXPLICIT) as (client, _):
+            sample = "/v1/models/clean/samples/sample-grey.png"
+            assert (await client.get(sample)).status_code == 200
+            shutil.rmtree(folder)
+            assert (await client.get(sample)).status_code == 404
 
     asyncio.run(main())
 

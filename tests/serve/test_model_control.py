@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies
 
 from serve import model_control
 from serve.engine import EngineLost, Rows
+from serve.metrics import Metrics
 from serve.model_control import LoadFailed, ModelControl
 from serve.repository import Repository
 from serve.served_model import ServedModel
@@ -56,11 +57,8 @@ class World:
         self.there: dict[str, dict[int, Any]] = {name: {1: ("v1",)} for name in NAMES}
         self.breaks: BaseException | None = None
         self.engines: list[ToyEngine] = []
-        self.counts: list[tuple[str, str]] = []
         self.repository = Repository([self.open(None, name, 1, SETTINGS) for name in NAMES])
-        self.control = ModelControl(
-            SETTINGS, self.repository, lambda name, outcome: self.counts.append((name, outcome))
-        )
+        self.control = ModelControl(SETTINGS, self.repository, Metrics())
 
     def open(self, _root: Path | None, name: str, version: int, _settings: Settings) -> ServedModel:
         if self.breaks is not None:
