@@ -5,7 +5,13 @@ import { keyedFetch } from "/page/key.js";
 export async function listModels() {
   const response = await keyedFetch("/v1/models");
   if (!response.ok) throw await problemOf(response);
-  return (await response.json()).models;
+  const { models, groups = [] } = await response.json();
+  return [...models, ...groups.map((group) => asModel(group, models))];
+}
+
+// A group is asked like a model, and takes and gives what its variants do; which one answered is in the answer.
+function asModel({ name, variants }, models) {
+  return { ...models.find((model) => variants.includes(model.name)), name, variants };
 }
 
 // Without a model the server's first answers, without a topK the five likeliest classes come.
@@ -42,6 +48,7 @@ export async function denoise(url, picture, type, signal) {
   const { headers } = response;
   return {
     blob, roundTrip, times: timesOf(headers.get("Server-Timing")),
+    by: headers.get("X-Skipvit-Model")?.split("/")[0],
     tiles: Number(headers.get("X-Skipvit-Tiles")) || null, note: headers.get("X-Skipvit-Note") };
 }
 

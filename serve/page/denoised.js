@@ -34,7 +34,7 @@ function timesOf({ times, roundTrip }) {
 
 function saying(models, sent, outcomes) {
   const worked = models.map((model, side) => ({ ...model, ...outcomes[side] })).filter(({ problem }) => !problem);
-  if (worked.length < 2) return `${worked[0].name} ${gaining(sent, worked[0])}.`;
+  if (worked.length < 2) return `${worked[0].by ?? worked[0].name} ${gaining(sent, worked[0])}.`;
   const [one, two] = worked;
   const better = sent.psnr === null ? "" : differing(one, two, (a) => a.psnr, (high, low) => `${(high - low).toFixed(2)} dB better`);
   const faster = differing(one, two, (a) => -a.times.denoise, (high, low) => `${(low / high).toFixed(2)} times as fast (one run each)`);

@@ -35,7 +35,7 @@ async function start() {
 // All models; under headings where they do not all do the same.
 function menu() {
   const tasks = Object.keys(TASKS).filter((task) => state.models.some((model) => model.task === task));
-  const options = (models) => models.map(({ name }) => new Option(name, name));
+  const options = (models) => models.map(({ name, variants }) => new Option(variants ? `${name} (group)` : name, name));
   if (tasks.length < 2) return options(state.models);
   return tasks.map((task) => {
     const group = document.createElement("optgroup");
@@ -104,6 +104,7 @@ const ENGINES = {
 };
 
 function factsOf(model) {
+  if (model.variants) return `${model.variants.join(", ")}: the most exact that the load allows`;
   const facts = [`${model.architecture}, version ${model.version}`];
   if (model.params) facts.push(`${short(model.params)} parameters`);
   if (model.macs) facts.push(`${short(model.macs)} MACs`);
