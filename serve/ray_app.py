@@ -177,7 +177,9 @@ def _serve(arguments: RayArguments, settings: Settings, address: str | None) -> 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        ray_serve.delete(_APPLICATION) if address else ray_serve.shutdown()
+        ray_serve.delete(_APPLICATION)  # with what it has in hand; a shutdown would cut that off
+        if not address:
+            ray_serve.shutdown()
         ray.shutdown()
 
 
