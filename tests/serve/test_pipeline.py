@@ -1,6 +1,7 @@
 """The decode stage: many threads, several models, bad pictures, and nothing left behind."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from serve.decoding import ImageLimits
 from serve.engine import Rows
 from serve.pipeline import DecodeStage, Job
 from serve.ticket import Ticket
+from serve.urgency import Priority
 from skipvit.transforms import Pixels, Preprocessing
 from tests.serve.servers import png
 
@@ -95,3 +97,52 @@ def test_abandoned_pictures_are_not_decoded() -> None:
     stage.close()
     assert collector.done == [stays]
     assert gone.decode_s == 0
+
+
+class Named(Echo):
+    """Notes in a list that others share whose picture it ran, and takes its time."""
+
+    def __init__(self, order: list[str], name: str, run_s: float) -> None:
+        super().__init__(0)
+        self.order, self.name, self.run_s = order, name, run_s
+
+    def run(self, batch: Pixels) -> Rows:
+        time.sleep(self.run_s)
+        self.order += [self.name] * len(batch)
+        return super().run(batch)
+
+
+def test_a_slow_model_with_a_long_queue_does_not_hold_up_another() -> None:
+    order: list[str] = []
+    collector = Collector()
+    batchers = {
+        name: Batcher(Named(order, name, run_s), max_batch=1, max_wait_s=0.0, name=name)
+        for name, run_s in (("slow", 0.02), ("fast", 0.0))
+    }
+    stage = DecodeStage(1, ImageLimits(), lambda: batchers.values())
+    for batcher in batchers.values():
+        batcher.start(collector.deliver)
+    for name, count in (("slow", 20), ("fast", 5)):  # all of the slow one's come first
+        for _ in range(count):
+            stage.submit(Job(Ticket(collector.done.append), png(9), None, RULE, batchers[name]))
+    stage.start(collector.deliver)
+    collector.wait(25)
+    stage.close()
+    last_fast = max(place for place, name in enumerate(order) if name == "fast")
+    assert order[:last_fast].count("slow") <= 10, "they took turns; first come, first served would be 20"
+
+
+def test_the_decoder_takes_high_first_and_of_a_request_of_many_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.turns.STEP_S", 1e6)  # nobody rises while the test runs
+    collector = Collector()
+    batcher = Batcher(Echo(0), max_batch=1, max_wait_s=0.0)
+    batcher.start(collector.deliver)
+    stage = DecodeStage(1, ImageLimits(), lambda: [batcher])
+    for value, priority, place in ((4, Priority.LOW, 0), (1, Priority.NORMAL, 0), (3, Priority.NORMAL, 1)):
+        stage.submit(Job(Ticket(collector.done.append, priority), png(value), None, RULE, batcher, place))
+    for value, priority in ((2, Priority.NORMAL), (0, Priority.HIGH)):
+        stage.submit(Job(Ticket(collector.done.append, priority), png(value), None, RULE, batcher))
+    stage.start(collector.deliver)
+    collector.wait(5)
+    stage.close()
+    assert [ticket.result.item() for ticket in collector.done if ticket.result is not None] == [0, 1, 2, 3, 4]

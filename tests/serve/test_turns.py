@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.ticket import Ticket
@@ -45,6 +45,7 @@ def test_an_engine_takes_high_before_normal_before_low_and_each_by_age() -> None
     assert len(waiting) == 0
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(PRIORITIES, st.floats(0, 10)), max_size=30))
 def test_who_has_waited_a_step_longer_is_a_level_higher(arrivals: list[tuple[Priority, float]]) -> None:
     """The oracle: sorted by arrival plus one step for each level below high."""
@@ -131,6 +132,7 @@ def test_a_model_without_work_saves_up_nothing() -> None:
     assert 4 <= order.count("newcomer") <= 6
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abc"), PRIORITIES, st.integers(0, 3)), max_size=60))
 def test_everything_comes_out_once(items: list[tuple[str, Priority, int]]) -> None:
     turns: Turns[int] = Turns()
