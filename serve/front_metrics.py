@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 # What is not a sum. A model is ready when it is so everywhere, and the server as old as its oldest process.
 _SMALLEST = ("skipvit_model_ready", "process_start_time_seconds")
-_LARGEST = ("process_max_fds",)
+_LARGEST = ("process_max_fds", "skipvit_group_step")
 _SAME = "skipvit_gpu_"  # all processes see the same GPUs, and the one that is asked has looked last
 _COUNTED = ("counter", "histogram", "summary")
 

@@ -31,6 +31,9 @@ def exposed() -> dict[str, set[str]]:
     metrics.tiles("shades", 4)
     metrics.rejected("overloaded")
     metrics.loaded("shades", "ok")
+    metrics.watch_groups(lambda: [("shades", 0)])
+    metrics.group_request("shades", "fast")
+    metrics.group_step("shades", "down")
     metrics.cancelled("queue")
     metrics.gpus = [GpuState(0, "GPU", 1, 2, 0.5, 40.0)]
     for stage in STAGES:
