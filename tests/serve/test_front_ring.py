@@ -4,13 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.batcher import call_now
 from serve.errors import BadImage, EngineFailed, NotReady, Overloaded, TooLarge
 from serve.front_ring import Ring
 from serve.front_wire import ERROR_BYTES, ModelRow, error_of, error_text
+from serve.ticket import Ticket
 from tests.serve.front_pair import Pair, ScriptedBatcher, row_of_shades
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory without a name is Linux's")
@@ -192,3 +195,35 @@ def test_a_ring_is_as_large_as_it_says() -> None:
     assert (other.slot(2) == 7).all()
     assert not other.slot(1).any()
     ring.close()
+
+
+def test_a_slot_is_wanted_again_by_whoever_has_it_next(pair: Pair) -> None:
+    for value in range(SLOTS):
+        pair.submit(value).abandon()
+    work_off([pair], batcher_of(pair))
+    for value in range(SLOTS, 2 * SLOTS):
+        pair.submit(value)
+    work_off([pair], batcher_of(pair))
+    assert sorted(answered(pair)) == list(range(SLOTS, 2 * SLOTS))
+
+
+def test_what_is_abandoned_before_it_is_sent_is_not_run(pair: Pair) -> None:
+    ticket = Ticket(pair.done.append)
+    ticket.pixels = np.zeros((8, 8, 3), np.uint8)
+    ticket.abandon()
+    pair.link.submit(0, ticket, call_now)
+    work_off([pair], batcher_of(pair))
+    assert batcher_of(pair).ran == []
+    assert pair.link.free == SLOTS
+
+
+def test_nobody_is_told_twice_when_an_engine_dies_after_its_answer(pair: Pair) -> None:
+    pair.submit(1)
+    pair.submit(2)
+    pair.engine_reads()
+    batcher_of(pair).take()
+    pair.engine_dies()
+    pair.front_reads()
+    pair.link.lose()
+    assert len(pair.done) == 2
+    assert pair.link.waiting(0) == 0
