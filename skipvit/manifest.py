@@ -34,7 +34,7 @@ class Tensor(_Record):
 
     name: str
     dtype: Literal["uint8", "float32"]
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...] = Field(min_length=1)
 
 
 class Tiling(_Record):

@@ -57,6 +57,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: shutil.copytree(f, f.parent / "2", ignore=lambda *_: [MANIFEST]),
         r"2/manifest\.json is not there",
     ),
+    "output without axes": (
+        lambda f: edit_manifest(f, outputs=[{"name": "probabilities", "dtype": "float32", "shape": []}]),
+        r"manifest\.json: outputs\.0\.shape: ",
+    ),
     "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), r"manifest\.json is not JSON"),
     "newer schema": (
         lambda f: edit_manifest(f, schema_version=99),
