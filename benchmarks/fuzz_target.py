@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from benchmarks.fuzz_doors import Request
 from serve.app import create_app
+from serve.heap import return_large_blocks
 from serve.repository import Repository
 from serve.settings import Settings
 
@@ -24,6 +25,7 @@ class Target:
             decode_threads=1, tile_threads=1, access_log=False, engine="onnx-cpu", max_body_bytes=4 << 20,
             max_pixels=4_000_000, max_video_frames=50, max_video_pixels=4_000_000, body_timeout_s=5.0,
         )  # fmt: skip
+        return_large_blocks()  # as the server's own start does
         self._repository = Repository.open(models, settings)
         self._app = create_app(settings, self._repository)
         self._lifespan: AbstractAsyncContextManager[Any] | None = None
