@@ -21,6 +21,7 @@ _READABLE = (
     "Server-Timing",
     "WWW-Authenticate",
     "X-Request-ID",
+    "X-Skipvit-Group",
     "X-Skipvit-Model",
     "X-Skipvit-Note",
     "X-Skipvit-Tiles",
