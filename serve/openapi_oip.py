@@ -172,7 +172,7 @@ def _infer(path: str) -> RouteDescription:
         "summary": "Infer",
         "description": "Takes and gives tensors as JSON, or as raw bytes behind it (Triton's binary tensor data), "
         "compressed with gzip or deflate or not. A classifier takes pixels of its own size, or pictures as files, one "
-        "per element of a BYTES tensor; a denoiser takes pictures of any size. A body without JSON is one picture. An ONNX "
+        "per element of a BYTES tensor; a denoiser takes pictures of any size. A body without JSON is one picture. A "
         "model without a manifest, unverified, takes and gives the tensors that its metadata names.",
         "parameters": [
             *_parameters(path),
