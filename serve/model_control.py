@@ -8,13 +8,13 @@ old one is closed when its last request is answered. A version that fails anythi
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
 
+from serve.background import Background
 from serve.engine import EngineLost, EngineUnavailable
+from serve.errors import Overloaded
 from serve.heap import return_large_blocks
 from serve.metrics import Metrics
 from serve.model_folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
@@ -27,14 +27,13 @@ from skipvit.artifacts import ArtifactError
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 GIVE_UP_AFTER = 5
 """Restarts of an engine that fail in a row, after which the server says that a new process is needed."""
+MOST_WAITING = 32
+"""Loads, unloads, restarts and models to be closed at a time, after which a load is refused."""
 _LOOK_FOR_DEAD_S = 0.2
 _STEADY_S = 60.0  # an engine that has run for so long is no longer one that keeps dying
 _LONGEST_PAUSE_S = 30.0
-_CLOSE_WITHIN_S = 30.0
 _CLOSE_AGAIN_S = 1.0
 _REMEMBERED_VERSIONS = 100
 
@@ -67,27 +66,22 @@ class ModelControl:
         self._closed: list[tuple[str, str]] = []
         self._watch = Watch(settings)
         self._unloaded: set[str] = set()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
+        self._work = Background("model-loader", LoadFailed)
         self._one = asyncio.Lock()  # operation at a time
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._health: dict[Key, _Health] = {}
         self._reviving: set[Key] = set()
-        self._closing = asyncio.Event()
 
     def start(self) -> None:
         """Begins to look after engines, and after the folder where the settings say so."""
-        self._spawn(self._look_for_dead())
+        self._work.spawn(self._look_for_dead())
         if self._settings.watch_s or self._settings.model_control == "explicit":
             return_large_blocks()  # of sessions that were closed; without it, a reload leaves up to 130 MB behind
         if self._settings.watch_s:
-            self._spawn(self._keep_watching())
+            self._work.spawn(self._keep_watching())
 
     async def close(self) -> None:
         """Waits for what is being done, and ends."""
-        self._closing.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_WITHIN_S)
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        await self._work.close()
 
     async def load(self, name: str, override: str | None = None) -> None:
         """Loads the versions of a model that the settings want, those that are served already once more.
@@ -97,12 +91,15 @@ class ModelControl:
 
         Raises:
             LoadFailed: there is no such model, or a version was not taken; what was served still is.
+            Overloaded: too many wait for theirs.
         """
-        await asyncio.shield(self._spawn(self._load(name, override)))  # whoever asked may hang up
+        if len(self._work) > MOST_WAITING:
+            raise Overloaded(f"{len(self._work)} loads of models and other changes wait for their turn", 1)
+        await asyncio.shield(self._work.spawn(self._load(name, override)))  # whoever asked may hang up
 
     async def unload(self, name: str) -> bool:
         """Takes a model out of service; what it has begun is still answered. Whether it was in service."""
-        return await asyncio.shield(self._spawn(self._unload(name)))
+        return await asyncio.shield(self._work.spawn(self._unload(name)))
 
     async def folder(self) -> Folder:
         """What lies in the repository. Raises OSError or ArtifactMissing."""
@@ -110,16 +107,30 @@ class ModelControl:
 
     async def _load(self, name: str, override: str | None) -> None:
         async with self._one:
-            folder = await self._in_loader(look_into, self._repository.root)
-            wanted = chosen(name, folder.get(name, {}), self._settings)
+            wanted = chosen(name, await self._versions_there(name), self._settings)
             if not wanted:
                 raise LoadFailed("no version of it is in the repository that the settings want")
+            reasons: list[str] = []
             for version in wanted:
-                await self._bring(name, version, override)
-            self._unloaded.discard(name)
-            for text, model in self._repository.versions(name).items():
-                if int(text) not in wanted:
-                    self._take_out(model)
+                try:
+                    await self._bring(name, version, override)
+                except LoadFailed as error:
+                    reasons.append(str(error))
+            if len(reasons) < len(wanted):
+                self._unloaded.discard(name)
+                for text, model in self._repository.versions(name).items():
+                    if int(text) not in wanted:
+                        self._take_out(model)
+            if reasons:
+                raise LoadFailed("; ".join(reasons))
+
+    async def _versions_there(self, name: str) -> Iterable[int]:
+        try:
+            folder = await self._work.in_thread(look_into, self._repository.root)
+        except (OSError, ArtifactError) as error:
+            logger.error("the model repository cannot be looked into: %s", error)
+            raise LoadFailed("the model repository cannot be looked into; the server's log has the cause") from None
+        return folder.get(name, {})
 
     async def _unload(self, name: str) -> bool:
         async with self._one:
@@ -134,9 +145,9 @@ class ModelControl:
 
     async def _bring(self, name: str, version: int, override: str | None = None) -> None:
         """Loads, warms and swaps one version. Raises LoadFailed."""
-        if self._closing.is_set():
+        if self._work.closing:
             raise LoadFailed("the server is shutting down")
-        fingerprint = await self._in_loader(fingerprint_of, self._repository.root / name / str(version))
+        fingerprint = await self._work.in_thread(fingerprint_of, self._repository.root / name / str(version))
         try:
             model = await self._warm_model(name, version, override)
         except (Exception, EngineLost) as error:  # whatever it is, what is served stays, and the server goes on
@@ -148,11 +159,11 @@ class ModelControl:
 
     async def _warm_model(self, name: str, version: int, override: str | None) -> ServedModel:
         load = load_version if override is None else partial(load_version, override=override)
-        model = await self._in_loader(load, self._repository.root, name, version, self._settings)
+        model = await self._work.in_thread(load, self._repository.root, name, version, self._settings)
         try:
-            await self._in_loader(model.warm_up)
+            await self._work.in_thread(model.warm_up)
         except (Exception, EngineLost):
-            await self._in_loader(model.close)
+            await self._work.in_thread(model.close)
             raise
         return model
 
@@ -175,14 +186,14 @@ class ModelControl:
         self._retire(model)
 
     def _retire(self, model: ServedModel) -> None:
-        model.when_idle(lambda: self._spawn(self._close_retired(model)))
+        model.when_idle(lambda: self._work.spawn(self._close_retired(model)))
 
     async def _close_retired(self, model: ServedModel) -> None:
-        if self._closing.is_set():
+        if self._work.closing:
             return  # the repository closes it with the others
-        while not await self._in_loader(model.close):
+        while not await self._work.in_thread(model.close):
             logger.warning("model %s/%s is out of service and still busy", model.name, model.version)
-            if await self._pause(_CLOSE_AGAIN_S):
+            if await self._work.pause(_CLOSE_AGAIN_S):
                 return
         self._repository.forget(model)
         self._remember(model)
@@ -206,7 +217,7 @@ class ModelControl:
     # --- watching ---
 
     async def _keep_watching(self) -> None:
-        while not await self._pause(self._settings.watch_s):
+        while not await self._work.pause(self._settings.watch_s):
             if self._repository.refusal is not None:
                 continue
             try:
@@ -220,7 +231,7 @@ class ModelControl:
 
     async def _look(self) -> None:
         repository = self._repository
-        self._watch.look(await self._in_loader(look_into, repository.root))
+        self._watch.look(await self._work.in_thread(look_into, repository.root))
         for gone in self._watch.gone(repository.failures):
             del repository.failures[gone]
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
@@ -246,27 +257,27 @@ class ModelControl:
     # --- engines that died ---
 
     async def _look_for_dead(self) -> None:
-        while not await self._pause(_LOOK_FOR_DEAD_S):
+        while not await self._work.pause(_LOOK_FOR_DEAD_S):
             if self._repository.refusal is not None:
                 continue
             for model in self._repository.served:
                 key = (model.name, int(model.version))
                 if not model.batcher.alive and key not in self._reviving:
                     self._reviving.add(key)
-                    self._spawn(self._revive(key, model))
+                    self._work.spawn(self._revive(key, model))
 
     async def _revive(self, key: Key, dead: ServedModel) -> None:
         health = self._health.setdefault(key, _Health())
         if time.monotonic() - health.tried_at > _STEADY_S:
             health.troubles = 0
         try:
-            if await self._pause(pause_s(health.troubles)):
+            if await self._work.pause(pause_s(health.troubles)):
                 return
             health.troubles += 1
             async with self._one:
                 if self._repository.versions(dead.name).get(dead.version) is not dead:
                     return  # it was replaced or taken out meanwhile
-                await self._in_loader(dead.close)  # first, so that its memory is free for the next
+                await self._work.in_thread(dead.close)  # first, so that its memory is free for the next
                 await self._bring(*key)
         except LoadFailed:
             health.failed += 1
@@ -275,41 +286,3 @@ class ModelControl:
         finally:
             health.tried_at = time.monotonic()
             self._reviving.discard(key)
-
-    # --- tasks and the thread ---
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-        return task
-
-    def _end(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, LoadFailed):
-            logger.error("%s failed", task.get_coro(), exc_info=error)
-
-    async def _in_loader(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, _contained, work, *arguments)
-
-    async def _pause(self, seconds: float) -> bool:
-        """Sleeps; whether the server is ending."""
-        if seconds <= 0:
-            return self._closing.is_set()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            return False
-        return True
-
-
-def _contained(work: Callable[..., T], *arguments: Any) -> T:
-    """Calls ``work``. What would end the program, such as SystemExit, ends only what was to be done."""
-    try:
-        return work(*arguments)
-    except (Exception, EngineLost):
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -42,7 +42,7 @@ class OipRepository:
         name, config = await self._order(request, "config")
         try:
             await self._control.load(name, config)
-        except (LoadFailed, OSError, ArtifactError) as error:
+        except LoadFailed as error:
             raise BadTensor(
                 "not_loaded", f"failed to load {quoted(name)}, {error}", "POST /v2/repository/index says what there is"
             ) from None

@@ -1,75 +1,35 @@
-"""Versions that come and go under requests: no request fails, no bad version takes a good one's place."""
+"""Versions that are swapped, loaded and unloaded under requests: none of them fails."""
 
 import asyncio
-import json
+import io
 import re
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
-from serve import model_control, tasks
-from serve.engine import OnnxCpuEngine
+from serve import model_control
 from serve.repository import Repository
 from serve.served_model import ServedModel
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, MANIFEST
-from tests.serve.denoisers import write_denoiser
-from tests.serve.servers import (
-    brightness_model,
-    held_repository,
-    in_process,
-    over_socket,
-    png,
-    until,
-    write_model,
+from tests.serve.denoisers import held_denoiser, write_denoiser
+from tests.serve.servers import encoded, held_repository, in_process, over_socket, until
+from tests.serve.swapping import (
+    EXPLICIT,
+    LOAD,
+    UNLOAD,
+    classify,
+    index,
+    served,
+    served_version,
+    text,
+    write_version,
 )
-from tests.serve.video_denoisers import write_video_denoiser
-
-PNG = {"Content-Type": "image/png"}
-EXPLICIT = Settings(decode_threads=2, model_control="explicit")
-WATCHING = Settings(decode_threads=2, watch_s=0.01)
-LOAD, UNLOAD = "/v2/repository/models/shades/load", "/v2/repository/models/shades/unload"
-
-
-def write_version(root: Path, version: int, **changes: Any) -> Path:
-    """Even versions number their classes from the brightest: an answer tells of which kind it is."""
-    graph = changes.pop("graph", None) or brightness_model(darkest_first=version % 2 == 1)
-    return write_model(root, version=version, graph=graph, **changes)
-
-
-async def classify(client: httpx.AsyncClient) -> tuple[str, str]:
-    """Version and label of the answer to a white picture; any but an answer fails the test."""
-    response = await client.post("/v1/classify?model=shades", content=png(255), headers=PNG)
-    assert response.status_code == 200, response.text
-    answer = response.json()
-    return answer["model"]["version"], answer["results"][0]["predictions"][0]["label"]
-
-
-async def text(client: httpx.AsyncClient) -> str:
-    return (await client.get("/metrics")).text
-
-
-async def served_version(client: httpx.AsyncClient) -> str:
-    return (await classify(client))[0]
-
-
-async def index(client: httpx.AsyncClient) -> dict[tuple[str, str], tuple[str, str]]:
-    rows = (await client.post("/v2/repository/index")).json()
-    return {(row["name"], row["version"]): (row["state"], row["reason"]) for row in rows}
-
-
-@asynccontextmanager
-async def served(root: Path, settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, Repository]]:
-    repository = Repository.open(root, settings)
-    async with in_process(repository, settings) as client:
-        yield client, repository
 
 
 def test_no_request_fails_while_versions_are_swapped(tmp_path: Path) -> None:
@@ -127,6 +87,37 @@ def test_an_old_version_finishes_what_it_has_begun(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_picture_is_finished_by_the_denoiser_that_began_it(tmp_path: Path) -> None:
+    """Its files are replaced, under the same version, between two of its tiles."""
+    write_denoiser(tmp_path)
+    picture = encoded(Image.new("L", (200, 200), 10))
+    settings = Settings(decode_threads=1, tile_threads=1, max_batch=1, model_control="explicit")
+
+    async def denoise(client: httpx.AsyncClient) -> int:
+        answer = await client.post("/v1/denoise", content=picture, headers={"Accept": "image/png"})
+        assert answer.status_code == 200, answer.text
+        with Image.open(io.BytesIO(answer.content)) as found:
+            [(_, level)] = found.convert("L").getcolors()
+            return int(level)
+
+    async def main() -> None:
+        repository, engine = held_denoiser(tmp_path, settings)
+        async with in_process(repository, settings) as client:
+            engine.close_after(2)
+            begun = asyncio.create_task(denoise(client))
+            await until(lambda: engine.entered == 3)
+            shutil.rmtree(tmp_path / "clean")
+            write_denoiser(tmp_path, kind="inverse")
+            assert (await client.post("/v2/repository/models/clean/load")).status_code == 200
+            assert await denoise(client) == 245
+            assert len(repository.batchers) == 2
+            engine.gate.set()
+            assert await begun == 10
+            await until(lambda: len(repository.batchers) == 1)
+
+    asyncio.run(main())
+
+
 def test_unloading_drains_and_loading_brings_back(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
 
@@ -138,7 +129,7 @@ def test_unloading_drains_and_loading_brings_back(tmp_path: Path) -> None:
             begun = asyncio.create_task(classify(client))
             await until(lambda: engine.entered > entered)
             assert (await client.post(UNLOAD, json={"parameters": {"unload_dependents": False}})).status_code == 200
-            assert (await client.post("/v1/classify?model=shades", content=png(), headers=PNG)).status_code == 404
+            assert (await client.get("/v2/models/shades")).status_code == 404
             assert (await client.get("/v2/models/shades/ready")).status_code == 404
             assert await index(client) == {("shades", "1"): ("UNAVAILABLE", "not loaded")}
             again = await client.post(UNLOAD)
@@ -147,96 +138,6 @@ def test_unloading_drains_and_loading_brings_back(tmp_path: Path) -> None:
             assert await begun == ("1", "9")
             assert (await client.get("/readyz")).status_code == 200, "nobody is down, there is only nothing to ask"
             assert (await client.post(LOAD)).status_code == 200
-            assert await classify(client) == ("1", "9")
-
-    asyncio.run(main())
-
-
-def test_what_cannot_be_loaded_is_said_in_tritons_words(tmp_path: Path) -> None:
-    write_version(tmp_path, 1)
-
-    async def main() -> None:
-        async with served(tmp_path, EXPLICIT) as (client, _):
-            unknown = await client.post("/v2/repository/models/nobody/load")
-            assert (unknown.status_code, unknown.json()["error"][:24]) == (400, "failed to load 'nobody',")
-            config = await client.post(LOAD, json={"parameters": {"config": "{}"}})
-            assert (config.status_code, "config" in config.text) == (400, True)
-            for body in (b"{", b"[]", b'{"parameters": 3}'):
-                assert (await client.post(LOAD, content=body)).status_code == 400
-            assert (await client.post(LOAD, content=b" " * 5000)).status_code == 413
-        async with served(tmp_path, Settings(decode_threads=1)) as (client, _):
-            refused = await client.post(LOAD)
-            assert (refused.status_code, "not enabled" in refused.text) == (400, True)
-
-    asyncio.run(main())
-
-
-def _labels(folder: Path, text: str) -> None:
-    (folder.parent / LABELS).write_text(text)
-
-
-def _cut_manifest(folder: Path) -> None:
-    (folder / MANIFEST).write_text("{")
-
-
-def _another_version(folder: Path) -> None:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "version": 7}))
-
-
-BAD: dict[str, tuple[dict[str, Any], Callable[[Path], Any], str]] = {
-    "a file cut short": ({}, lambda folder: (folder / "model.onnx").write_bytes(b"x"), "has sha256"),
-    "no manifest": ({}, lambda folder: (folder / MANIFEST).unlink(), "manifest.json is not there"),
-    "a manifest cut short": ({}, _cut_manifest, "is not JSON"),
-    "another's manifest": ({}, _another_version, "is for 'shades' version 7"),
-    "labels changed": ({}, lambda folder: _labels(folder, "a\n" * 10), "labels.txt has sha256"),
-    "labels short": ({"labels": ["a", "b"]}, lambda folder: None, "2 labels"),
-    "not finite": ({"graph": brightness_model(scale=float("nan"))}, lambda folder: None, "not finite"),
-    "another size": ({"graph": brightness_model(side=16)}, lambda folder: None, "its manifest says"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_version_takes_nothings_place(tmp_path: Path, kind: str) -> None:
-    changes, break_it, reason = BAD[kind]
-    write_version(tmp_path, 1)
-
-    async def main() -> None:
-        async with served(tmp_path, EXPLICIT) as (client, repository):
-            good = repository.models["shades"]
-            break_it(write_version(tmp_path, 2, **changes))
-            refused = await client.post(LOAD)
-            assert refused.status_code == 400
-            assert refused.json()["error"].startswith("failed to load 'shades', ")
-            assert reason in refused.text
-            assert str(tmp_path) not in refused.text, "where things lie is nobody's business"
-            assert repository.models["shades"] is good
-            assert await classify(client) == ("1", "9")
-            assert (await index(client))["shades", "1"] == ("READY", "")
-            state, why = (await index(client))["shades", "2"]
-            assert (state, reason in why) == ("UNAVAILABLE", True)
-            [failed] = (await client.get("/v1/models")).json()["failed"]
-            assert (failed["name"], failed["version"], reason in failed["reason"]) == ("shades", "2", True)
-            counted = 'skipvit_model_loads_total{model="shades",outcome="failed"} 1.0'
-            assert counted in (await client.get("/metrics")).text
-            shutil.rmtree(tmp_path / "shades")
-            write_version(tmp_path, 2)
-            assert (await client.post(LOAD)).status_code == 200
-            assert await classify(client) == ("2", "0")
-            assert (await client.get("/v1/models")).json()["failed"] == []
-
-    asyncio.run(main())
-
-
-def test_a_model_whose_package_is_missing_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_version(tmp_path, 1)
-
-    async def main() -> None:
-        async with served(tmp_path, EXPLICIT) as (client, _):
-            write_video_denoiser(tmp_path, "steady", "identity")
-            monkeypatch.setattr(tasks, "find_spec", lambda _name: None)
-            refused = await client.post("/v2/repository/models/steady/load")
-            assert (refused.status_code, "needs PyAV" in refused.text) == (400, True)
             assert await classify(client) == ("1", "9")
 
     asyncio.run(main())
@@ -276,46 +177,6 @@ def test_samples_of_a_version_whose_files_are_gone(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_version_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_version(tmp_path, 1)
-    opened = OnnxCpuEngine.from_entry
-
-    def change_and_open(entry: Any) -> OnnxCpuEngine:
-        (entry.folder / "model.onnx").touch()
-        return opened(entry)
-
-    async def main() -> None:
-        async with served(tmp_path, EXPLICIT) as (client, _):
-            write_version(tmp_path, 2)
-            monkeypatch.setattr(OnnxCpuEngine, "from_entry", change_and_open)
-            refused = await client.post(LOAD)
-            assert (refused.status_code, "changed while it was being read" in refused.text) == (400, True)
-            assert await classify(client) == ("1", "9")
-
-    asyncio.run(main())
-
-
-def test_an_engine_that_dies_at_warm_up_ends_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_version(tmp_path, 1)
-    warm_up = ServedModel.warm_up
-
-    def die(model: ServedModel) -> None:
-        if model.version == "2":
-            raise SystemExit("no memory left")
-        warm_up(model)
-
-    monkeypatch.setattr(ServedModel, "warm_up", die)
-
-    async def main() -> None:
-        async with served(tmp_path, EXPLICIT) as (client, _):
-            write_version(tmp_path, 2)
-            refused = await client.post(LOAD)
-            assert (refused.status_code, "no memory left" in refused.text) == (400, True)
-            assert await classify(client) == ("1", "9")
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize(("policy", "shown"), [("all", ["10", "2", "1"]), ([1, 2, 5], ["2", "1"])])
 def test_several_versions_are_served(tmp_path: Path, policy: Any, shown: list[str]) -> None:
     for version in (1, 2, 10):
@@ -337,50 +198,6 @@ def test_several_versions_are_served(tmp_path: Path, policy: Any, shown: list[st
                 assert int(np.argmax(answer.json()["outputs"][0]["data"])) == (9 if int(version) % 2 else 0)
             missing = await client.get("/v2/models/shades/versions/3")
             assert (missing.status_code, f"version {', '.join(shown)} is served" in missing.text) == (404, True)
-
-    asyncio.run(main())
-
-
-def test_the_folder_is_watched(tmp_path: Path) -> None:
-    """A new version, the same one replaced, a bad one, an unfinished one, a new model, and all of them removed."""
-    write_version(tmp_path, 1)
-
-    async def main() -> None:
-        async with served(tmp_path, WATCHING) as (client, repository):
-            write_version(tmp_path, 2)
-            await until(lambda: repository.models["shades"].version == "2")
-            assert await classify(client) == ("2", "0")
-            second = repository.models["shades"]
-            (tmp_path / "shades" / "2" / MANIFEST).touch()
-            await until(lambda: repository.models["shades"] is not second)
-            (write_version(tmp_path, 3) / "model.onnx").write_bytes(b"x")
-            await until(lambda: ("shades", 3) in repository.failures)
-            (tmp_path / "shades" / "4").mkdir()
-            assert await classify(client) == ("2", "0")
-            write_model(tmp_path, "another")
-            await until(lambda: "another" in repository.models)
-            shutil.rmtree(tmp_path / "shades")
-            await until(lambda: "shades" not in repository.models)
-            await until(lambda: not repository.failures)
-            shutil.rmtree(tmp_path / "another")
-            write_version(tmp_path, 5)
-            await until(lambda: list(repository.models) == ["shades"])
-            assert await classify(client) == ("5", "9")
-
-    asyncio.run(main())
-
-
-def test_the_servers_last_model_stays_when_its_files_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_version(tmp_path, 1)
-
-    async def main() -> None:
-        async with served(tmp_path, WATCHING) as (client, _):
-            shutil.rmtree(tmp_path / "shades" / "1")
-            (tmp_path / "other" / "1").mkdir(parents=True)  # the folder is not empty: it was not unmounted
-            await until(lambda: "it is the server's last and stays" in caplog.text)
-            shutil.rmtree(tmp_path)
-            await until(lambda: "cannot be looked into, all models stay" in caplog.text)
-            assert await classify(client) == ("1", "9")
 
     asyncio.run(main())
 
