@@ -84,11 +84,16 @@ class Group:
 
     def first(self, models: Mapping[str, ServedModel]) -> ServedModel | None:
         """The most exact variant that is served."""
-        return next((models[name] for name in self.variants if name in models), None)
+        return next(iter(self._served(models)), None)
+
+    def _served(self, models: Mapping[str, ServedModel]) -> list[ServedModel]:
+        """The variants that are served, but for those that became models of another task with a new version."""
+        found = [models[name] for name in self.variants if name in models]
+        return [model for model in found if model.task == self.task]
 
     def check_same_input(self, models: Mapping[str, ServedModel]) -> None:
         """Raises BadTensor if some variants take other tensors than others: then none can be asked for by the group."""
-        shapes = {models[name].row for name in self.variants if name in models}
+        shapes = {model.row for model in self._served(models)}
         if len(shapes) > 1:
             raise BadTensor(
                 "variants_differ",
@@ -102,7 +107,7 @@ class Group:
         if model is None or not model.batcher.alive:
             return None
         first = self.first(models)
-        if model is not first and first is not None and not self._fits(first, model):
+        if model is not first and (first is None or not self._fits(first, model)):
             return None
         return model
 

@@ -154,13 +154,16 @@ class Groups:
             answering.end(answered=False)
 
     @contextmanager
-    def told_of_refusals(self, asked: str) -> Iterator[None]:
-        """Tells the ladders of a request for ``asked``, a task or a group's name, that is turned away in the block."""
+    def told_of_refusals(self, asked: Task | Chosen) -> Iterator[None]:
+        """Tells ladders of a request that is turned away in the block: of its model's groups, or of all of its task.
+
+        The latter is for when its model is not known yet. A model that is no variant may be full for itself alone.
+        """
         try:
             yield
         except Overloaded:
             for group in self._groups.values():
-                if asked in (group.task, group.name):
+                if asked.model.name in group.variants if isinstance(asked, Chosen) else asked == group.task:
                     group.ladder.press("a request was turned away")
             raise
 

@@ -87,9 +87,13 @@ class Intake:
         async def conduct(exchange: Exchange) -> None:
             with self._groups.told_of_refusals(self._task):
                 order = await self._order(exchange)
-                with order.model.in_use(), self._groups.answering(order.chosen, len(order.pictures)) as answering:
-                    order.send = answering.watch(order.send)
-                    await answer(order)
+            with (
+                order.model.in_use(),
+                self._groups.told_of_refusals(order.chosen),
+                self._groups.answering(order.chosen, len(order.pictures)) as answering,
+            ):
+                order.send = answering.watch(order.send)
+                await answer(order)
 
         await self._exchanges.serve(scope, receive, send, conduct)
 

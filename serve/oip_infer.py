@@ -85,7 +85,7 @@ class Infer:
         variant = parse_variant(scope, {})
         chosen = self._groups.find(parameters["name"], parameters.get("version"), variant, self._places_for)
         scope[NOTES].update(chosen.notes)
-        with chosen.model.in_use(), self._groups.told_of_refusals(parameters["name"]):
+        with chosen.model.in_use(), self._groups.told_of_refusals(chosen):
             await self._answer_with(chosen, exchange)
 
     def _places_for(self, task: ServedTask) -> Places:

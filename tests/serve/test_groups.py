@@ -12,6 +12,10 @@ import pytest
 
 from serve.cli import main
 from serve.engine import OnnxCpuEngine
+from serve.errors import Overloaded
+from serve.groups import Chosen, Groups
+from serve.ladder import Ladder
+from serve.metrics import Metrics
 from serve.model_settings import GroupSettings
 from serve.repository import Repository
 from serve.served_model import ServedModel, open_model
@@ -275,9 +279,37 @@ def test_a_variant_that_is_gone_or_dead_is_passed_over(root: Path) -> None:
             assert (await ask(variant="better")).status_code == 503, "its labels are others now"
             repository._models = {name: models[name] for name in ("clean", "cleaner", "large")}
             assert (await ask()).status_code == 503
+            repository._models = {**models, "best": models["cleaner"]}  # a new version of it is for another task
+            assert (await ask()).headers["x-skipvit-model"] == "better/1"
+            assert (await ask(variant="exact")).status_code == 503
+            assert (await client.post("/v2/models/shades/infer", json=OIP_REQUEST)).status_code == 200
+            repository._models = dict.fromkeys(("best", "better", "good"), models["cleaner"])
+            assert (await ask()).status_code == 503
             repository._models = models
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("best", ["shades"]), ("good", ["shades", "sizes"]), ("other", []), ("clean", ["photos"]), (None, ["photos"])],
+)
+def test_only_the_ladders_that_a_refusal_concerns_are_told_of_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, model: str | None, told: list[str]
+) -> None:
+    """A model that is no variant may be full for itself, which no step of a ladder helps."""
+    own = settings()
+    repository = Repository.open(root, own)
+    groups = Groups(own, repository, Metrics())
+    pressed: list[Ladder] = []
+    monkeypatch.setattr(Ladder, "press", lambda ladder, _why: pressed.append(ladder))
+    models = {**repository.models, "other": open_model(read_entry(root, "good"), own)}
+    models["other"].name = "other"
+    with pytest.raises(Overloaded), groups.told_of_refusals(Chosen(models[model]) if model else "denoising"):
+        raise Overloaded("full", 1)
+    assert [group.name for group in groups.all if group.ladder in pressed] == told
+    for one in (*repository.served, models["other"]):
+        one.close()
 
 
 @pytest.mark.parametrize(
