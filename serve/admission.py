@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
-from serve.errors import Overloaded
+from serve.errors import Overloaded, TooLarge
 from serve.model_settings import ModelSettings
 from serve.settings import Settings
 
@@ -77,8 +77,17 @@ class Places:
         self._at_full_load = Throughput() if target_s else None
 
     def check(self, count: int = 1) -> None:
-        """Raises Overloaded if ``count`` more would be over the limit, or are not expected to be done in time."""
+        """Raises Overloaded if ``count`` more would be over the limit, or are not expected to be done in time.
+
+        Of more than there are places altogether it raises TooLarge: to come again would be of no use.
+        """
         total = self.in_flight + count
+        if count > self.limit:
+            raise TooLarge(
+                "too_many_files",
+                f"{count} {self._what} came in one request, {self.limit:g} may be in flight",
+                "send them in several requests",
+            )
         if total > self.limit:
             raise Overloaded(
                 f"{self.in_flight} {self._what} are in flight and {count} more came, the limit is {self.limit:g}",
@@ -140,6 +149,7 @@ def taken(count: int, *all_places: Places) -> Iterator[Callable[[], None]]:
 
     Raises:
         Overloaded: one of them has no room.
+        TooLarge: one of them has fewer in all.
     """
     for places in all_places:
         places.check(count)

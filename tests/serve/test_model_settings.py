@@ -142,6 +142,21 @@ def test_a_model_has_places_of_its_own(tmp_path: Path, path: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("pictures", [2, 3])
+def test_more_pictures_than_a_model_has_places_are_never_asked_to_come_again(models_dir: Path, pictures: int) -> None:
+    async def main() -> None:
+        settings = Settings(decode_threads=1, models=of_shades(max_in_flight=2))
+        async with in_process(Repository.open(models_dir, settings), settings) as client:
+            files = [("image", (f"{n}.png", png())) for n in range(pictures)]
+            answer = await client.post("/v1/classify", files=files)
+            assert answer.status_code == (200 if pictures == 2 else 413)
+            if pictures == 3:
+                assert said(answer) == "3 pictures for model 'shades' came in one request, 2 may be in flight"
+                assert "retry-after" not in answer.headers
+
+    asyncio.run(main())
+
+
 RAW = {"Inference-Header-Content-Length": "0"}
 
 
