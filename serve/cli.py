@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.load(args.config, **given)
     except ValidationError as error:
         return _fail("; ".join(map(_explain, error.errors())))
-    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SettingsError) as error:
         return _fail(f"the configuration cannot be read: {error}")
     try:
         if settings.api_keys:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 class ModelSettings(BaseModel):
     """What is set for one model; None takes the server's own setting of that name, or what is best there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     instances: int | None = Field(default=None, ge=1, le=64)
     """Engines of this model, each with threads of its own."""
@@ -27,7 +27,7 @@ class ModelSettings(BaseModel):
 class GroupSettings(BaseModel):
     """Variants of one task under one name, from slow and exact to fast; under load the server steps down the list."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     variants: Annotated[list[str], Field(min_length=2)]
     """Names of served models of the same task, the most exact first."""

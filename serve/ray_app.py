@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = error.errors()[0]
         where = f"{'.'.join(map(str, first['loc']))} is {first['input']!r}: " if first["loc"] else ""
         return _fail(where + first["msg"].removeprefix("Value error, "))
-    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SettingsError) as error:
         return _fail(f"the configuration cannot be read: {error}")
     if settings.tls_client_ca is not None:
         return _fail("Ray's proxies ask no client for a certificate; leave tls_client_ca out, or put a proxy in front")

@@ -28,6 +28,11 @@ _ORIGIN = re.compile(r"https?://[^\s/?#@,*]+")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
+def _as_browsers_write(origin: str) -> str:
+    scheme, _, host = origin.lower().partition("://")
+    return origin.lower().removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":")) if host else origin
+
+
 def available_cpus() -> int:
     """CPUs this process may use: its affinity mask, cut down to the container's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,7 +46,9 @@ def available_cpus() -> int:
 class Settings(BaseSettings):
     """Limits and sizes of one server process. A request over a limit gets an error that names the setting."""
 
-    model_config = SettingsConfigDict(env_prefix="SKIPVIT_", frozen=True, use_attribute_docstrings=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SKIPVIT_", frozen=True, use_attribute_docstrings=True, extra="forbid", allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 to be reachable from other machines."""
@@ -208,6 +215,7 @@ class Settings(BaseSettings):
             for origin in origins:
                 if origin != "*" and not _ORIGIN.fullmatch(str(origin)):
                     raise ValueError(f"{origin!r} is no origin; write scheme://host or scheme://host:port, or *")
+            return tuple(map(_as_browsers_write, origins))
         return origins
 
     @model_validator(mode="after")

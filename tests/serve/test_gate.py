@@ -10,6 +10,7 @@ import pytest
 
 from serve.api_keys import new_key
 from serve.gate import PROBES
+from serve.openapi import MODEL_HEADERS
 from serve.pages import page_routes
 from serve.repository import Repository
 from serve.settings import Settings
@@ -212,7 +213,8 @@ def test_cors_for_the_origins_that_were_named(play: Callable[..., None]) -> None
         answer = await client.get("/v1/models", headers={"Origin": "https://shop.example"})
         assert answer.status_code == 401  # and the page may read why
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
-        assert "Retry-After" in answer.headers["access-control-expose-headers"]
+        readable = {name.strip().lower() for name in answer.headers["access-control-expose-headers"].split(",")}
+        assert {"retry-after", *(name.lower() for name in MODEL_HEADERS)} <= readable
         assert "Origin" in answer.headers["vary"]
 
     play(scenario, cors_origins="https://shop.example, http://localhost:3000")
@@ -222,6 +224,12 @@ def test_cors_for_the_origins_that_were_named(play: Callable[..., None]) -> None
 def test_origins_that_no_browser_sends_are_refused(origins: str) -> None:
     with pytest.raises(ValueError, match="is no origin"):
         Settings(cors_origins=origins)  # type: ignore[arg-type]  # as from a flag
+
+
+def test_origins_are_compared_as_browsers_write_them() -> None:
+    written = "https://Shop.Example:443,http://a.example:80,http://b.example:443,https://c.example:8443"
+    expected = ("https://shop.example", "http://a.example", "http://b.example:443", "https://c.example:8443")
+    assert Settings(cors_origins=written).cors_origins == expected  # type: ignore[arg-type]  # as from a flag
 
 
 def test_origins_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ def test_the_environment_may_name_the_file_and_hold_tables(tmp_path: Path, monke
     [
         (None, "No such file"),
         ("port = ", "the configuration cannot be read"),
+        ("port = 1".encode("utf-16"), "the configuration cannot be read"),
+        ("drain_s = inf", "--drain-s"),
+        ("[groups.any]\nvariants = ['one', 'two']\np99_ms = inf", "groups.any.p99_ms is inf"),
         ("prt = 1", "prt is 1: Extra inputs are not permitted"),
         ("[models.digits]\ninstances = 0", "models.digits.instances is 0"),
         ("[models.digits]\nversions = 'newest'", "models.digits.versions"),
@@ -57,10 +60,10 @@ def test_the_environment_may_name_the_file_and_hold_tables(tmp_path: Path, monke
     ],
 )
 def test_a_bad_file_ends_the_server_with_its_fault(
-    text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str | bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "serve.toml"
     if text is not None:
-        file.write_text(text)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
     assert main([str(tmp_path), "--config", str(file)]) == 1
     assert said in capsys.readouterr().err
