@@ -22,7 +22,7 @@ FAST_SPEC := static:0-1 skip:4-5 tokens:1/2@2
 demo: demo-models
 demo-video: demo-models models/pans_skipat/1/manifest.json
 demo demo-video:
-	$(BIN)/skipvit-serve models --port $(PORT)
+	$(BIN)/skipvit-serve models --config serve/demo.toml --port $(PORT)
 
 demo-models: $(DEMO:%=models/%/1/manifest.json)
 
