@@ -84,7 +84,9 @@ def right_of(path: str) -> Right:
 def _path(scope: Scope) -> str:
     """The path as routes see it, without the prefix under which the app is mounted."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    root: str = scope.get("root_path", "")
+    # As Starlette does it, to the letter: whoever is let in for one path must not be led to another.
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def _presented(scope: Scope) -> str:

@@ -33,7 +33,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
+        fields = " ".join(f"{key}={_in_one_piece(value)}" for key, value in _fields(record).items())
         message = _one_line(f"{record.getMessage()} {fields}".rstrip())
         text = f"{clock} {record.levelname.lower():<8} {message}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
@@ -64,6 +64,12 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 def _timestamp(created: float) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
     return f"{whole}.{int(created % 1 * 1000):03d}Z"
+
+
+def _in_one_piece(value: object) -> str:
+    """A value in quotes where it has a space: a client's path must not pass for another field."""
+    text = str(value)
+    return repr(text) if " " in text else text
 
 
 def _one_line(text: str) -> str:

@@ -96,7 +96,7 @@ class Infer:
         try:
             with _told_in_its_words():
                 answer, json_size, rows = await self._infer(exchange, chosen)
-        except RequestError:
+        except (RequestError, asyncio.CancelledError):  # which ends a request whose time is over
             self.statistics.failed(model, time.perf_counter() - exchange.started)
             raise
         encode_started = time.perf_counter()

@@ -56,6 +56,8 @@ def test_a_request_that_waits_is_told_when_its_time_is_over_and_never_computed(
             assert late.status_code == 504
             said = "there was no answer within the 0.3 s that the request was given"
             assert said in (late.json()["error"] if path == INFER else late.json()["error"]["message"])
+            [stats] = (await client.get("/v2/models/shades/stats")).json()["model_stats"]
+            assert stats["inference_stats"]["fail"]["count"] == (path == INFER)
             engine.gate.set()
             assert (await first).status_code == 200
             assert (await client.post(CLASSIFY, content=png())).status_code == 200

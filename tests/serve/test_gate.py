@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from serve.api_keys import new_key
+from serve.app import create_app
 from serve.gate import PROBES
 from serve.openapi import MODEL_HEADERS
 from serve.pages import page_routes
@@ -187,6 +188,28 @@ def test_pages_of_other_sites_give_no_orders(play: Callable[..., None], site: st
 
     play(strict, api_keys=None)
     play(allowed, api_keys=None, cors_origins=origin)
+
+
+@pytest.mark.parametrize("root", ["", "/", "/v2/repository", "/behind"])
+def test_a_prefix_of_the_path_opens_nothing(models_dir: Path, tmp_path: Path, root: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["web"][1])
+    settings = Settings(decode_threads=1, api_keys=file, model_control="explicit")
+    repository = Repository.open(models_dir, settings)
+    app = create_app(settings, repository)
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app, root_path=root)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                for prefix in ("", root):
+                    answer = await client.post(f"{prefix}{UNLOAD}", headers=bearer("web"))
+                    assert answer.status_code in (403, 404), "no such path, or not for this key"
+                    assert (await client.get(f"{prefix}/v1/models")).status_code in (401, 404)
+                assert (await client.get("/livez")).status_code == 200
+        assert "shades" in repository.models
+
+    asyncio.run(main())
 
 
 def test_cors_is_off_unless_asked_for(play: Callable[..., None]) -> None:

@@ -38,3 +38,8 @@ def test_text_lines_cannot_be_forged() -> None:
     assert "\x1b" not in text
     assert "request_id=r1" in text
     assert r"\n12:00:00" in text
+
+
+def test_text_fields_cannot_be_forged() -> None:
+    text = TextFormatter().format(record("request", fields={"path": "/a status=200 key=ops", "status": 401}))
+    assert text.endswith("request path='/a status=200 key=ops' status=401")
