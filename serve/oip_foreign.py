@@ -21,6 +21,7 @@ from serve.ticket import Ticket
 from serve.urgency import Priority
 
 _MOST_JSON_ELEMENTS = 1 << 20
+_MOST_CLASSES = 1 << 16  # each is a text
 IN_THREAD_BYTES = 1 << 20  # what takes the event loop a millisecond
 _LENGTH_BYTES = 4  # of the length before each string
 
@@ -80,7 +81,7 @@ class TensorRunner:
             tensors.stop()
             raise
         outputs: Sequence[Array] = ticket.result
-        size = self._checked_size(outputs, wanted)
+        size = self._checked_size(outputs, wanted, tensors.rows)
         take(size)
         if size <= IN_THREAD_BYTES:
             answers = _answers(model, outputs, wanted, tensors.rows)
@@ -88,7 +89,7 @@ class TensorRunner:
             answers = await asyncio.to_thread(_answers, model, outputs, wanted, tensors.rows)
         return Ran(answers, size, ticket, max(1, tensors.rows), max(1, tensors.size))
 
-    def _checked_size(self, outputs: Sequence[Array], wanted: Sequence[tuple[int, WantedOutput]]) -> int:
+    def _checked_size(self, outputs: Sequence[Array], wanted: Sequence[tuple[int, WantedOutput]], rows: int) -> int:
         size = 0
         for index, output in wanted:
             array = outputs[index]
@@ -99,6 +100,12 @@ class TensorRunner:
                     f"output {quoted(output.name)} has {array.size} elements, the limit of JSON is "
                     f"{_MOST_JSON_ELEMENTS}",
                     'ask for it as binary data: "parameters": {"binary_data": true}',
+                )
+            if output.classes and (classes := min(output.classes * max(1, rows), array.size)) > _MOST_CLASSES:
+                raise TooLarge(
+                    "answer_too_large",
+                    f"output {quoted(output.name)} is wanted as {classes} classes, the limit is {_MOST_CLASSES}",
+                    "ask for fewer, or for the numbers",
                 )
         if size > self._max_answer_bytes:
             raise TooLarge(

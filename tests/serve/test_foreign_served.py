@@ -261,6 +261,16 @@ def test_answers_are_bounded(client: Any) -> None:
     assert client.infer("vast", pair(one, np.array([99_999]))).as_numpy("OUTPUT0").sum() == 99_999
 
 
+def test_classes_are_bounded(client: Any) -> None:
+    """Each is a text of up to 300 characters, of an element of four bytes that the limit of bytes counts."""
+    one, many = np.ones(1, np.float32), np.array([100_000])
+    with pytest.raises(InferenceServerException, match="100000 classes, the limit is 65536") as caught:
+        client.infer("vast", pair(one, many), outputs=[triton.InferRequestedOutput("OUTPUT0", class_count=200_000)])
+    assert caught.value.status() == "413"
+    few = client.infer("vast", pair(one, many), outputs=[triton.InferRequestedOutput("OUTPUT0", class_count=2)])
+    assert few.as_numpy("OUTPUT0").shape == (2,)
+
+
 def test_a_body_without_json(address: str, client: Any) -> None:
     url = f"http://{address}/v2/models/"
     for model, body in (("same-BYTES", b"any text"), ("same-INT32", np.arange(5, dtype="<i4").tobytes())):
