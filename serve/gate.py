@@ -23,7 +23,7 @@ class Gate:
     """Lets requests through to ``app``, or answers 401 or 403. Without ``keys`` everybody may ask for everything.
 
     Even then no page of another site may: a browser on the server's own machine would send its orders to 127.0.0.1.
-    Browsers say in Sec-Fetch-Site where a request comes from, and other clients do not send it.
+    Browsers say in Sec-Fetch-Site or Origin where a request comes from, and other clients do not send them.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        if scope["method"] not in _SAFE and header(scope, b"sec-fetch-site") in _FOREIGN:
-            self._check_origin(header(scope, b"origin"))
         path = _path(scope)
+        if scope["method"] not in _SAFE and _is_foreign(scope, path):
+            self._check_origin(header(scope, b"origin"))
         if self._keys is None or path in self._public:
             return
         presented = _presented(scope)
@@ -72,6 +72,18 @@ class Gate:
                 f"a page of {quoted(origin)} sent this, which is another site",
                 "start the server with its origin in --cors-origins if it may",
             )
+
+
+def _is_foreign(scope: Scope, path: str) -> bool:
+    """Whether a page of another site sent this.
+
+    Where there is neither TLS nor localhost browsers do not say, and the page's origin is compared with the host that
+    was asked for: only for orders, since a proxy may have changed the host.
+    """
+    site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
+    if site or not origin:
+        return site in _FOREIGN
+    return right_of(path) == "admin" and origin.partition("://")[2] != header(scope, b"host")
 
 
 def right_of(path: str) -> Right:

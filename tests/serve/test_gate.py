@@ -190,6 +190,29 @@ def test_pages_of_other_sites_give_no_orders(play: Callable[..., None], site: st
     play(allowed, api_keys=None, cors_origins=origin)
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://evil.example", 403),
+        ("http://test:8000", 403),
+        ("http://test", 200),
+        ("http://shop.example", 200),
+        ("", 200),
+    ],
+)
+def test_orders_of_pages_whose_browser_does_not_say_where_they_are(
+    play: Callable[..., None], origin: str, status: int
+) -> None:
+    """Over HTTP, to another host than localhost, no browser sends Sec-Fetch-Site."""
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        headers = {"Origin": origin} if origin else {}
+        assert (await client.post("/v1/classify", content=png(), headers={**headers, **PNG})).status_code == 200
+        assert (await client.post(UNLOAD, headers=headers)).status_code == status
+
+    play(scenario, api_keys=None, model_control="explicit", cors_origins="http://shop.example")
+
+
 @pytest.mark.parametrize("root", ["", "/", "/v2/repository", "/behind"])
 def test_a_prefix_of_the_path_opens_nothing(models_dir: Path, tmp_path: Path, root: str) -> None:
     file = tmp_path / "keys"
