@@ -161,8 +161,16 @@ class Infer:
     async def _parse(self, raw: bytes, length: int | None) -> InferRequest:
         if (len(raw) if length is None else length) <= _PARSE_IN_THREAD_BYTES:
             return parse_request(raw, length)
-        async with self._parsing:
-            return await asyncio.to_thread(parse_request, raw, length)
+        await self._parsing.acquire()
+        parsed = asyncio.get_running_loop().run_in_executor(None, parse_request, raw, length)
+
+        def end(future: "asyncio.Future[InferRequest]") -> None:
+            self._parsing.release()
+            if not future.cancelled():
+                future.exception()  # of which asyncio would complain where nobody waits any more
+
+        parsed.add_done_callback(end)
+        return await asyncio.shield(parsed)  # a thread goes on whoever gave up, and so does its turn
 
     async def _run(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import random
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from serve import oip_infer
 from serve.app import create_app
+from serve.oip_messages import parse_request
 from serve.settings import Settings
 from tests.serve.denoisers import held_denoiser, write_denoiser
 from tests.serve.oip_asking import INVERSE, LENGTH, SHADES, answered, ask, asked, levels, said
@@ -26,6 +29,32 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root)
     write_denoiser(root, "inverse", "inverse")
     return root
+
+
+def test_large_json_is_parsed_one_at_a_time_whoever_gives_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes many times its size in memory, and a thread does not end when its request does."""
+    gate, begun = threading.Event(), []
+
+    def held(raw: bytes, length: int | None) -> Any:
+        begun.append(len(raw))
+        assert gate.wait(30)
+        return parse_request(raw, length)
+
+    monkeypatch.setattr(oip_infer, "parse_request", held)
+    body, headers = asked(levels(0), binary=False)
+    body = b" " * (256 << 10) + body
+
+    async def scenario(client: httpx.AsyncClient) -> None:
+        try:
+            for _ in range(3):
+                late = await ask(client, SHADES, body, {**headers, "X-Request-Timeout": "0.1"})
+                assert late.status_code == 504
+            assert len(begun) <= 1, "on a slow machine none got so far"
+        finally:
+            gate.set()
+        assert (await ask(client, SHADES, body, headers)).status_code == 200
+
+    run(root, scenario, Settings(decode_threads=1, tile_threads=1))
 
 
 def test_a_bomb_is_not_unpacked(root: Path) -> None:
