@@ -1,7 +1,7 @@
 """HTTP/1.1 as uvicorn parses it, with bounds on all that is no body.
 
-Uvicorn keeps a head of any size, its parser copies an unfinished header whole with every piece that comes, and a
-connection that says nothing stays open: each lets one client without a key stop the server.
+Uvicorn keeps a head of any size and as many requests as come in one piece, its parser copies an unfinished header whole
+with every piece, and a connection that says nothing stays open: each lets one client without a key stop the server.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 << 10
+MAX_PIPELINED = 16
+"""Requests that may follow on a connection before one is answered; each takes a hundred times its bytes in memory."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -48,7 +50,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._finished()
+        if len(self.pipeline) == MAX_PIPELINED:
+            raise OverflowError("too many requests wait on this connection")  # the parser ends with it
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._answering:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def on_body(self, body: bytes) -> None:
         self._finished()

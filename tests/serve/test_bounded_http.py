@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from serve.app import create_app
-from serve.bounded_http import MAX_HEAD_BYTES, BoundedHttp
+from serve.bounded_http import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedHttp
 from serve.http_server import HttpServer
 from serve.repository import Repository
 from serve.settings import Settings
@@ -20,6 +20,7 @@ from tests.serve.servers import wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST = GET + b"Connection: close\r\n\r\n"
 HASTE_S = 0.1
 
 
@@ -97,8 +98,18 @@ def endless(first: bytes, piece: bytes) -> Iterator[bytes]:
 def test_a_head_without_an_end_is_cut_off(address: tuple[str, int], first: bytes, piece: bytes) -> None:
     sent(address, endless(first, piece), 64 << 20)  # of which much lies in the system's own buffers
     with socket.create_connection(address, timeout=30) as connection:
-        connection.sendall(GET + b"Connection: close\r\n\r\n")
+        connection.sendall(LAST)
         assert received(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_few_requests_wait_on_a_connection(address: tuple[str, int]) -> None:
+    several = GET + b"\r\n"
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(several * MAX_PIPELINED + LAST)  # the first is being answered
+        assert received(connection).count(b"HTTP/1.1 200") == MAX_PIPELINED + 1
+    with socket.create_connection(address, timeout=30) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(CHUNKED + b"5\r\nbytes\r\n0\r\n\r\n" + several * 2000)
+        assert received(connection).count(b"HTTP/1.1 200") < 2000
 
 
 def test_the_limit_is_said(address: tuple[str, int]) -> None:
@@ -115,7 +126,7 @@ def test_large_heads_and_bodies_within_the_limits_pass(address: tuple[str, int])
     with socket.create_connection(address, timeout=30) as connection:
         for _ in range(3):  # the count begins anew with each request
             connection.sendall(request + b"\r\n" + body + b"0\r\nX-Trailer: a\r\n\r\n")
-        connection.sendall(GET + b"Connection: close\r\n\r\n")
+        connection.sendall(LAST)
         answer = received(connection)
     assert answer.count(b"HTTP/1.1 200") == 4
     assert answer.count(b"200000") == 3
