@@ -50,7 +50,7 @@ def test_a_server_is_made_to_reload(tmp_path: Path) -> None:
 
 def test_growth_is_measured_after_warm_up() -> None:
     def rows(sizes: list[float]) -> list[dict[str, object]]:
-        return [{"loads": place, "rss_mb": size, "files": 9} for place, size in enumerate(sizes)]
+        return [{"loads": place, "largest_rss_mb": size, "files": 9} for place, size in enumerate(sizes)]
 
     steady = [50.0, 80.0, *[100.0] * 18]
     assert reloads.growth_percent(rows(steady)) == 0
