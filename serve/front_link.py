@@ -8,7 +8,6 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,6 +31,7 @@ from serve.front_wire import (
     read_document,
 )
 from serve.ticket import Ticket
+from serve.turns import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,22 @@ class Sent(NamedTuple):
     deliver: Deliver
 
 
-class FrontLink:
-    """One connection to the engine's process. ``submit`` may be called from any thread."""
+class _Lane:
+    """Slots for one kind of rows, and the tickets that wait for one of them, by priority and age."""
 
-    def __init__(self, connection: socket.socket, slots: int) -> None:
+    def __init__(self, slots: Sequence[int]) -> None:
+        self.free = list(slots)  # the one used last is taken first: its pages are in the cache
+        self.waiting = Waiting()
+
+
+class FrontLink:
+    """One connection to the engine's process. ``submit`` may be called from any thread.
+
+    ``spare`` of the slots are for tiles, and the others for what classifiers run, which never waits for a tile: there
+    may be many more tiles than slots, and each takes as long as a hundred pictures. With none to spare all share all.
+    """
+
+    def __init__(self, connection: socket.socket, slots: int, spare: int = 0) -> None:
         self.state: LinkState = "new"
         self.table: Sequence[ModelRow] = ()
         self.warm: Warm | None = None
@@ -58,9 +70,10 @@ class FrontLink:
         self._count = slots
         self._ring: Ring | None = None
         self._lock = threading.Lock()
-        self._free: list[int] = list(range(slots))  # the one used last is taken first: its pages are in the cache
+        self._pictures = _Lane(range(spare, slots))
+        self._tiles = _Lane(range(spare)) if spare else self._pictures
         self._in_flight: dict[int, Sent] = {}
-        self._waiting: deque[Sent] = deque()
+        self._waiting: dict[Ticket, Sent] = {}
         self._outbox = Outbox(connection)
         self._done = Records(connection, DONE)
 
@@ -112,7 +125,7 @@ class FrontLink:
     @property
     def free(self) -> int:
         """Slots that are not in use."""
-        return len(self._free)
+        return sum(len(lane.free) for lane in {self._pictures, self._tiles})
 
     @property
     def alive(self) -> bool:
@@ -122,7 +135,10 @@ class FrontLink:
     def waiting(self, model: int) -> int:
         """Tickets of a model that have been sent or wait for a slot."""
         with self._lock:
-            return sum(sent.model == model for sent in (*self._in_flight.values(), *self._waiting))
+            return sum(sent.model == model for sent in (*self._in_flight.values(), *self._waiting.values()))
+
+    def _lane(self, model: int) -> _Lane:
+        return self._pictures if self.table[model].manifest.task == "classification" else self._tiles
 
     def submit(self, model: int, ticket: Ticket, deliver: Deliver) -> None:
         """Sends a row, or keeps it until a slot is free."""
@@ -131,11 +147,13 @@ class FrontLink:
             refused = self.state != "open"
             slot = None
             if not refused:
-                if self._free:
-                    slot = self._free.pop()
+                lane = self._lane(model)
+                if lane.free:
+                    slot = lane.free.pop()
                     self._in_flight[slot] = sent
                 else:
-                    self._waiting.append(sent)
+                    self._waiting[ticket] = sent
+                    lane.waiting.append(ticket)
         if refused:
             _refuse([sent])
         elif slot is not None:
@@ -192,12 +210,14 @@ class FrontLink:
         """Gives a slot to whoever waits for one."""
         following = None
         with self._lock:
-            self._in_flight.pop(slot).ticket.on_abandoned = None
-            while self._waiting and following is None:
-                sent = self._waiting.popleft()
+            done = self._in_flight.pop(slot)
+            done.ticket.on_abandoned = None
+            lane = self._lane(done.model)
+            while lane.waiting and following is None:
+                sent = self._waiting.pop(lane.waiting.popleft())
                 following = None if sent.ticket.abandoned else sent
             if following is None:
-                self._free.append(slot)
+                lane.free.append(slot)
             else:
                 self._in_flight[slot] = following
         if following is not None:
@@ -207,7 +227,7 @@ class FrontLink:
         """Refuses everything in flight."""
         with self._lock:
             self.state = "lost"
-            stranded = [*self._in_flight.values(), *self._waiting]
+            stranded = [*self._in_flight.values(), *self._waiting.values()]
             self._in_flight.clear()
             self._waiting.clear()
         _refuse(stranded)

@@ -31,8 +31,8 @@ from serve.settings import Settings
 logger = logging.getLogger(__name__)
 
 _SCRAPE_WITHIN_S = 5.0
-# Beside the pictures admitted, each clip and photograph has a few tiles on the way.
-_SPARE_SLOTS = 64
+# For tiles, of which the engines need no more at a time.
+_SPARE_SLOTS = 128
 
 
 class FrontServer(HttpServer):
@@ -104,7 +104,7 @@ class FrontServer(HttpServer):
 
 def new_link(message: Message, settings: Settings) -> FrontLink:
     """The front's end of a connection that came with a message."""
-    return FrontLink(socket.socket(fileno=message.fd), settings.max_in_flight + _SPARE_SLOTS)
+    return FrontLink(socket.socket(fileno=message.fd), settings.max_in_flight + _SPARE_SLOTS, _SPARE_SLOTS)
 
 
 def first_link(control: Control, pending: list[Message], settings: Settings) -> FrontLink:

@@ -84,7 +84,7 @@ class DecodeStage:
 
     def _help(self) -> None:
         """Lends hands, a batch at a time, to the model that had least of the threads, until nothing is due."""
-        left = [batcher for batcher in self._batchers() if batcher.waiting and not batcher.has_threads]
+        left = [batcher for batcher in self._batchers() if not batcher.has_threads and batcher.waiting]
         while left:
             batcher = left[0] if len(left) == 1 else min(left, key=lambda batcher: self._jobs.spent_s(batcher.name))
             started = time.perf_counter()

@@ -46,8 +46,9 @@ class Ticket:
     def abandon(self) -> None:
         """Says that nobody wants the answer any more: what was not begun is not done."""
         self.abandoned = True
-        if self.on_abandoned is not None:
-            self.on_abandoned()
+        tell = self.on_abandoned  # looked at once: another thread may be taking it back
+        if tell is not None:
+            tell()
 
     def drop(self) -> None:
         """Called in place of ``on_done`` by a batcher that leaves it out: whoever lent memory gets it back."""

@@ -3,6 +3,7 @@
 import select
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from serve.front_wire import ModelRow
 from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
+from serve.urgency import Priority
 from skipvit.artifacts import read_entry
 from tests.serve.servers import CLASSES
 
@@ -63,12 +65,14 @@ def row_of_shades(root: Path) -> ModelRow:
 class Pair:
     """A front of so many slots, connected to an engine."""
 
-    def __init__(self, row: ModelRow, batcher: Any, slots: int) -> None:
+    def __init__(
+        self, row: ModelRow, batcher: Any, slots: int, spare: int = 0, others: Sequence[ModelRow] = ()
+    ) -> None:
         ours, theirs = socket.socketpair()
         self._sockets = ours, theirs
         model = cast(ServedModel, SimpleNamespace(batcher=batcher, tiles_ahead=3, alone_s=0.1, row_s=0.1))
-        self.desk = Desk(theirs, [model], [row], threading.Event(), threading.local())
-        self.link = FrontLink(ours, slots)
+        self.desk = Desk(theirs, [model] * (1 + len(others)), [row, *others], threading.Event(), threading.local())
+        self.link = FrontLink(ours, slots, spare)
         self.desk.greet()
         self.link.read_table()
         self.link.share_ring()
@@ -78,12 +82,12 @@ class Pair:
         self.tickets: list[Ticket] = []
         self.done: list[Ticket] = []
 
-    def submit(self, value: int) -> Ticket:
+    def submit(self, value: int, model: int = 0, priority: Priority = Priority.NORMAL) -> Ticket:
         """Sends a picture of one colour."""
-        ticket = Ticket(self.done.append)
+        ticket = Ticket(self.done.append, priority)
         ticket.pixels = np.full((8, 8, 3), value, np.uint8)
         self.tickets.append(ticket)
-        self.link.submit(0, ticket, call_now)
+        self.link.submit(model, ticket, call_now)
         return ticket
 
     def engine_reads(self) -> None:

@@ -14,6 +14,8 @@ from serve.errors import BadImage, EngineFailed, NotReady, Overloaded, TooLarge
 from serve.front_ring import Ring
 from serve.front_wire import ERROR_BYTES, ModelRow, error_of, error_text
 from serve.ticket import Ticket
+from serve.urgency import Priority
+from skipvit.manifest import Tiling
 from tests.serve.front_pair import Pair, ScriptedBatcher, row_of_shades
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory without a name is Linux's")
@@ -227,3 +229,44 @@ def test_nobody_is_told_twice_when_an_engine_dies_after_its_answer(pair: Pair) -
     pair.link.lose()
     assert len(pair.done) == 2
     assert pair.link.waiting(0) == 0
+
+
+def test_pictures_do_not_wait_for_tiles(row: ModelRow) -> None:
+    """However many tiles are on the way, the slots of pictures are theirs, and the other way round."""
+    changes = {"task": "denoising", "tiling": Tiling(tile=8, halo=1, multiple=1), "preprocessing": None}
+    tiles = row.model_copy(update={"manifest": row.manifest.model_copy(update=changes)})
+    pair = Pair(row, ScriptedBatcher(), 4, 2, [tiles])
+    for value in range(8):
+        pair.submit(value, 1)
+    picture = pair.submit(100)
+    pair.engine_reads()
+    assert len(batcher_of(pair).waiting) == 3
+    batcher_of(pair).take(2)
+    pair.front_reads()
+    assert picture.result is not None
+    for value in range(101, 106):
+        pair.submit(value)
+    work_off([pair], batcher_of(pair))
+    assert sorted(answered(pair)) == [*range(8), *range(100, 106)]
+    assert pair.link.free == 4
+    pair.close()
+
+
+def test_who_waits_for_a_slot_has_it_by_priority(pair: Pair) -> None:
+    for value in range(SLOTS):
+        pair.submit(value)
+    low = pair.submit(10, priority=Priority.LOW)
+    low.waiting_since = pair.submit(20, priority=Priority.HIGH).waiting_since
+    work_off([pair], batcher_of(pair))
+    assert answered(pair)[-2:] == [20, 10]
+
+
+def test_abandoning_while_the_answer_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of the link takes back what is to be called at any moment, also between two looks at it."""
+    calls: list[str] = []
+    looks = iter([lambda: calls.append("told")])
+    monkeypatch.setattr(Ticket, "on_abandoned", property(lambda _self: next(looks, None), lambda _self, _value: None))
+    ticket = Ticket(lambda _ticket: None)
+    ticket.abandon()
+    assert ticket.abandoned
+    assert calls == ["told"]
