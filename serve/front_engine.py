@@ -81,7 +81,7 @@ class EngineProcess:
 
     def _outlive_the_fronts(self) -> None:
         """The supervisor is gone: the fronts finish what is in flight, and need the engines until then."""
-        while self._desks.open:
+        while self._desks.open and self._repository.failure is None:
             time.sleep(_LOOK_EVERY_S)
 
 

@@ -77,7 +77,8 @@ class FrontServer(HttpServer):
         except EOFError:
             logger.error("the supervisor is gone; this front finishes what is in flight, and exits")
             asyncio.get_running_loop().remove_reader(self._control.connection.fileno())
-            self.leave(0.0)
+            if not self.leaving:  # to be told twice would cut off what is in flight
+                self.leave(0.0)
             return
         for message in messages:
             self._obey(message)

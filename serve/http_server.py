@@ -48,9 +48,14 @@ class HttpServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.leave(self._settings.lame_duck_s if sig == signal.SIGTERM else 0.0)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the drain has begun."""
+        return self._leave_at is not None
+
     def leave(self, lame_duck_s: float) -> None:
         """Begins the drain, and ends it after so long; asked twice, at once."""
-        if self._leave_at is not None:
+        if self.leaving:
             self.should_exit = self.force_exit = True
             return
         self._repository.drain()

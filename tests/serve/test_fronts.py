@@ -1,14 +1,19 @@
 """``skipvit-serve --fronts``: one server of several processes, each of which may die."""
 
+import asyncio
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -17,6 +22,11 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 
+from serve.front_control import Control
+from serve.front_engine import EngineProcess
+from serve.front_process import FrontServer
+from serve.front_supervisor import Supervisor
+from serve.settings import Settings
 from tests.serve.servers import encoded, png, wait_until
 from tests.serve.test_cli import program
 
@@ -163,3 +173,41 @@ def test_what_cannot_be_served_ends_the_server_with_one_line(tmp_path: Path) -> 
     assert "skipvit-serve: " in done.stderr
     assert "holds no model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_still_starting_ends_when_it_is_told_to() -> None:
+    """Large models take minutes to open; neither the engine nor a front that waits for it listens meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as claim:
+        supervisor = Supervisor(Path(), Settings(fronts=2), claim, lambda: None)
+        for seat in supervisor._seats:
+            seat.process = cast(Any, Mock())
+        supervisor._orders.signals.append(signal.SIGTERM)
+        supervisor._obey()
+        assert supervisor._code == 0
+
+
+def test_a_drain_goes_on_without_the_supervisor() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    server = FrontServer.__new__(FrontServer)
+    server._control, server._repository, server._leave_at = Control(ours), cast(Any, Mock()), None
+    server.should_exit = server.force_exit = False
+
+    async def hear() -> None:
+        server._listen_to_control()
+
+    server.leave(60.0)
+    asyncio.run(hear())
+    ours.close()
+    assert server.leaving
+    assert not server.force_exit
+
+
+def test_engines_do_not_wait_for_fronts_that_they_can_never_serve() -> None:
+    """A supervisor that is killed while a model fails to warm up leaves nothing behind."""
+    process = EngineProcess(cast(Any, Mock(served=[], failure=RuntimeError("it is broken"))), cast(Any, Mock()))
+    process._desks._desks.append(cast(Any, Mock(gone=False)))
+    waiting = threading.Thread(target=process._outlive_the_fronts, daemon=True)
+    waiting.start()
+    waiting.join(WITHIN_S)
+    assert not waiting.is_alive()
