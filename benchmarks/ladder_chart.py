@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot: no global state, no display wanted
+
+from benchmarks.figures import write_figure
 
 _INK, _PALE, _RED = "#2d3748", "#e2e8f0", "#c53030"
 _COLOURS = ("#2b6cb0", "#4299e1", "#ed8936", "#c05621")
@@ -15,13 +16,7 @@ _NO_VARIANT = ("second", "phase", "requests", "p50_ms", "p99_ms")
 
 def draw(rows: Sequence[Mapping[str, object]], path: Path) -> list[Path]:
     """Writes ``path`` as .png and .svg, the same bytes for the same rows."""
-    written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "skipvit"}):  # else every run names its parts anew
-        picture = figure(rows)
-        for file in written:
-            picture.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    return written
+    return write_figure(figure, rows, path)
 
 
 def figure(rows: Sequence[Mapping[str, object]]) -> Figure:

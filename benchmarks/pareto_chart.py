@@ -7,12 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot: no global state, no display wanted
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
+
+from benchmarks.figures import write_figure
 
 _BLUE, _ORANGE, _INK, _PALE = "#2b6cb0", "#c05621", "#2d3748", "#718096"
 # Where a label may go, in points from its point: near ones first, beside it before above and below.
@@ -59,12 +60,7 @@ def frontier(candidates: Sequence[Point]) -> list[Point]:
 
 def draw(rows: Sequence[Mapping[str, object]], path: Path) -> list[Path]:
     """Writes ``path`` as .png and .svg, the same bytes for the same rows."""
-    written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "skipvit"}):  # else every run names its parts anew
-        picture = figure(rows)
-        for file in written:
-            picture.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    return written
+    return write_figure(figure, rows, path)
 
 
 def figure(rows: Sequence[Mapping[str, object]]) -> Figure:
