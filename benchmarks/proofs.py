@@ -71,10 +71,15 @@ def run(command: str, arguments: argparse.Namespace) -> int:
     shown: list[Mapping[str, object]] = list(rows)
     print_table(shown)
     print(f"Written: {path}")
-    verdicts = list(proof.verdicts(rows))
+    verdicts = verdicts_of(command, rows)
     for verdict in verdicts:
         print(verdict)
     return 0 if all(verdict.met for verdict in verdicts) else 1
+
+
+def verdicts_of(command: str, rows: Sequence[Row]) -> list[Verdict]:
+    """Judges rows of a proof, of this run or of a file."""
+    return list(_load(PROOFS[command][0]).verdicts(rows))
 
 
 def _load(module: str) -> Proof:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.families import EAGER, FAMILIES, OURS, PLAIN, split_name
 from benchmarks.gpu_tables import gpu_table
+from benchmarks.proof_table import proofs_table
 from benchmarks.rows import newest, read_rows
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -183,6 +184,7 @@ _TABLES = {
     "clips": clips_table,
     "denoisers": denoisers_table,
     "gpu": gpu_table,
+    "proofs": proofs_table,
 }
 
 
