@@ -8,6 +8,7 @@ import asyncio
 import http
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 << 10
@@ -17,6 +18,8 @@ MAX_PIPELINED = 16
 
 class BoundedHttp(HttpToolsProtocol):
     """Uvicorn's protocol, which closes connections whose request line and headers are too large or too slow.
+
+    It answers those who ask for another protocol, such as HTTP/2, in this one; uvicorn loses their bodies.
 
     The bytes since the parser last had something whole are counted, so that headers after a chunked body and the
     extensions of its chunks are bounded too.
@@ -40,7 +43,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
-        super().data_received(data)
+        self._feed(data)
         if not self._unfinished or self.transport.is_closing():
             return
         if self._unfinished > MAX_HEAD_BYTES:
@@ -48,15 +51,45 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._timer is None and not self._answering:  # else the time for the body counts
             self._start_timer()
 
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            [end_of_head] = upgrade.args
+            head = self._head_without_upgrade()
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(head + data[end_of_head:])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    @property
+    def _asks_for_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of a request that may as well be answered in HTTP/1.1; some clients ask each time they connect."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = (token.strip() for token in value.split(b","))
+                value = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def on_headers_complete(self) -> None:
         self._finished()
+        if self._asks_for_upgrade:
+            return  # the parser takes what follows for another protocol
         if len(self.pipeline) == MAX_PIPELINED:
             raise OverflowError("too many requests wait on this connection")  # the parser ends with it
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self._answering:
-            self.transport.close()
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # it would be taken for the rest of the answer
         else:
             super().send_400_response(msg)
 
@@ -66,7 +99,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._finished()
-        super().on_message_complete()
+        if not self._asks_for_upgrade:
+            super().on_message_complete()
 
     @property
     def _answering(self) -> bool:

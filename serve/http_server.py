@@ -103,6 +103,7 @@ def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Con
     return uvicorn.Config(
         app,
         http=_protocol(),
+        ws="none",
         access_log=False,  # the app writes its own, with the request id
         log_config=None,
         server_header=False,

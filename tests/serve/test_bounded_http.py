@@ -102,6 +102,23 @@ def test_a_head_without_an_end_is_cut_off(address: tuple[str, int], first: bytes
         assert received(connection).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("asked", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_request_that_asks_for_another_protocol_keeps_its_body(
+    address: tuple[str, int], asked: bytes, pieces: int
+) -> None:
+    """As clients in Java do each time they connect."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings, %s\r\nUpgrade: " + asked + b"\r\nHTTP2-Settings: AAMAAABk\r\n"
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + upgrade % b"Keep-Alive" + b"\r\nbytes"
+    chunked = CHUNKED[:-2] + upgrade % b"close" + b"\r\n6\r\nbytes.\r\n0\r\n\r\n"
+    data = post + post + chunked
+    with socket.create_connection(address, timeout=30) as connection:
+        for part in range(pieces):
+            connection.sendall(data[len(data) * part // pieces : len(data) * (part + 1) // pieces])
+        answer = received(connection)
+    assert [one[-1:] for one in answer.split(b"HTTP/1.1 200 OK")[1:]] == [b"5", b"5", b"6"]
+
+
 def test_few_requests_wait_on_a_connection(address: tuple[str, int]) -> None:
     several = GET + b"\r\n"
     with socket.create_connection(address, timeout=30) as connection:
