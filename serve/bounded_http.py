@@ -1,7 +1,8 @@
 """HTTP/1.1 as uvicorn parses it, with bounds on all that is no body.
 
 Uvicorn keeps a head of any size and as many requests as come in one piece, its parser copies an unfinished header whole
-with every piece, and a connection that says nothing stays open: each lets one client without a key stop the server.
+with every piece, and a connection that says nothing, or whose client never reads what it asked for, stays open: each
+lets one client without a key stop the server.
 """
 
 import asyncio
@@ -27,11 +28,16 @@ class BoundedHttp(HttpToolsProtocol):
 
     head_within_s = 30.0
     """From the connection, or the first byte of a later request on it, to the end of the headers."""
+    taken_within_s = 60.0
+    """In which a client must take something of what waits to be sent to it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unfinished = 0  # bytes
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes, when that was last looked at
+        self._moves = 0  # signs since then that the client takes what is sent, or at least asks for more
+        self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -39,7 +45,22 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finished()
+        if self._look is not None:
+            self._look.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_unsent()
+
+    def resume_writing(self) -> None:
+        self._moves += 1
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._moves += 1
+        self._watch_unsent()  # the connection may be closing, and does so only when all is sent
 
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
@@ -101,6 +122,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._finished()
         if not self._asks_for_upgrade:
             super().on_message_complete()
+
+    def _watch_unsent(self) -> None:
+        if self._look is None:
+            self._moves = 0
+            self._unsent = self.transport.get_write_buffer_size()
+            self._look = self.loop.call_later(self.taken_within_s, self._look_at_unsent) if self._unsent else None
+
+    def _look_at_unsent(self) -> None:
+        self._look = None
+        if not self._moves and self.transport.get_write_buffer_size() >= self._unsent:
+            self.transport.abort()
+        else:
+            self._watch_unsent()
 
     @property
     def _answering(self) -> bool:

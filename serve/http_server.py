@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from types import FrameType
@@ -18,6 +20,8 @@ from serve.settings import Settings
 from serve.tls import Tls, tls_of
 
 BACKLOG = 1024
+_CLOSE = (b"connection", b"close")
+_AT_ONCE_S = 3.0
 
 
 class HttpServer(uvicorn.Server):
@@ -57,6 +61,7 @@ class HttpServer(uvicorn.Server):
         """Begins the drain, and ends it after so long; asked twice, at once."""
         if self.leaving:
             self.should_exit = self.force_exit = True
+            _end_soon()
             return
         self._repository.drain()
         self._leave_at = time.monotonic() + lame_duck_s
@@ -71,7 +76,18 @@ class HttpServer(uvicorn.Server):
             self.should_exit = True
         if self._tls is not None:
             self._tls.refresh()
-        return await super().on_tick(counter)
+        over = await super().on_tick(counter)
+        if self.leaving and _CLOSE not in self.server_state.default_headers:
+            # Clients change over to new connections, which a balancer gives to others, before this end closes theirs.
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return over
+
+
+def _end_soon() -> None:
+    """Ends this process in a moment, even where a thread hangs in an engine: Python would wait for it."""
+    timer = threading.Timer(_AT_ONCE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

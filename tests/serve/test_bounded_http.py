@@ -1,15 +1,18 @@
 """Heads without an end, over a real socket: each is cut off, and costs the server next to nothing."""
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from serve.app import create_app
 from serve.bounded_http import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedHttp
@@ -38,15 +41,30 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def flood(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answers with more than all buffers on the way hold."""
+    body = bytes(16 << 20)
+    headers = [(b"content-length", str(2 * len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": body})
+
+
 @contextlib.contextmanager
 def server(protocol: type[BoundedHttp]) -> Iterator[tuple[str, int]]:
-    config = uvicorn.Config(echo, http=protocol, port=0, lifespan="off", log_config=None)
+    with running(protocol, echo) as found:
+        yield found.servers[0].sockets[0].getsockname()
+
+
+@contextlib.contextmanager
+def running(protocol: type[BoundedHttp], app: ASGIApp) -> Iterator[uvicorn.Server]:
+    config = uvicorn.Config(app, http=protocol, port=0, lifespan="off", log_config=None)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
     try:
         wait_until(lambda: running.started)
-        yield running.servers[0].sockets[0].getsockname()
+        yield running
     finally:
         running.should_exit = True
         thread.join()
@@ -197,3 +215,45 @@ def test_the_server_has_these_bounds(models_dir: Path) -> None:
     app = create_app(settings, repository)
     assert HttpServer(app, settings, repository, lambda: None).config.http is BoundedHttp
     repository.close()
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"], ids=["in its last answer", "in any answer"])
+def test_a_client_that_never_reads_is_cut_off(version: bytes) -> None:
+    class Hasty(BoundedHttp):
+        taken_within_s = HASTE_S
+
+    with running(Hasty, flood) as found, socket.socket() as connection:
+        connection.connect(found.servers[0].sockets[0].getsockname())
+        connection.sendall(b"GET / HTTP/" + version + b"\r\nHost: x\r\n\r\n")
+        wait_until(lambda: found.server_state.total_requests > 0 or bool(found.server_state.connections), 30)
+        wait_until(lambda: not found.server_state.connections and not found.server_state.tasks, 30)
+
+
+@pytest.mark.parametrize(("left", "many"), [([999, 998], False), ([1000, 1000], True)], ids=["one answer", "many"])
+def test_a_client_that_reads_slowly_is_not_cut_off(left: list[int], many: bool) -> None:
+    """It takes something of one large answer, or there is always another of many, from look to look."""
+    loop, transport = Mock(), Mock(get_extra_info=Mock(return_value=None))
+    transport.get_write_buffer_size = Mock(return_value=1000)
+    looks: list[Callable[[], None]] = []
+
+    def call_later(_after_s: float, call: Callable[[], None]) -> Mock:
+        looks.append(call)
+        return Mock()
+
+    async def ask() -> None:
+        protocol = BoundedHttp(uvicorn.Config(echo, lifespan="off", log_config=None), ServerState(), {}, loop)
+        protocol.connection_made(transport)
+        loop.call_later = call_later
+        protocol.pause_writing()
+        for size in left:
+            if many:
+                protocol.resume_writing()
+                protocol.pause_writing()
+            transport.get_write_buffer_size.return_value = size
+            looks.pop()()
+        transport.abort.assert_not_called()
+        looks.pop()()
+        transport.abort.assert_called_once()
+
+    asyncio.run(ask())
+    assert not looks

@@ -98,10 +98,30 @@ def test_a_second_signal_ends_it_at_once(models_dir: Path) -> None:
     with program(models_dir, SKIPVIT_LAME_DUCK_S="60") as (process, url):
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        # Who keeps a connection is told before it is closed: what was sent on it at that moment would be lost.
+        wait_until(lambda: httpx.get(f"{url}/livez").headers.get("connection") == "close")
         process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         process.wait(timeout=20)
         assert time.monotonic() - started < 10
+
+
+def test_a_second_signal_ends_it_although_a_thread_hangs(models_dir: Path) -> None:
+    hang = """
+import os, signal, sys, time
+from serve.cli import main
+from serve.served_model import ServedModel
+
+def warm_up(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(600)
+
+ServedModel.warm_up = warm_up
+main([sys.argv[1], "--port", "0"])
+"""
+    done = subprocess.run([sys.executable, "-c", hang, str(models_dir)], cwd=ROOT, timeout=120, check=False)
+    assert done.returncode == 0
 
 
 @pytest.fixture
