@@ -115,7 +115,7 @@ class Ladder:
         self._drains_s = 0.0  # what is allowed beyond the usual while the backlog of the last change drains
         self._in_hand: dict[Work, None] = {}  # whose rung the ladder chose, oldest first
         self._late: deque[float] = deque()
-        self._pressed = ""
+        self._pressed, self._pressed_at = "", 0.0
 
     def set_cost(self, rung: int, cost: Cost) -> None:
         """Tells what warm-up measured of the variant on a rung, when it is first served or replaced."""
@@ -143,8 +143,9 @@ class Ladder:
 
     def press(self, why: str) -> None:
         """Asks for a step down: there is hardly room for more requests, or one was turned away."""
-        if self._clock() - self._changed > self.objective_s:  # else what presses came with the old step
-            self._pressed = why
+        now = self._clock()
+        if now - self._changed > self.objective_s:  # else what presses came with the old step
+            self._pressed, self._pressed_at = why, now
 
     def update(self) -> Change | None:
         """Looks at the load, and takes the step that it asks for; call it before a request's rung is chosen."""
@@ -169,7 +170,7 @@ class Ladder:
             alone_s=tuple(self._costs.of(rung).alone_s for rung in self._rungs),
             used=tuple(rate * cost + work for cost in costs),
             used_lately=tuple(rate_lately * cost + work_lately for cost in costs),
-            pressed=self._pressed or self._why_late(now),
+            pressed=(self._pressed if now - self._pressed_at <= _LATE_WINDOW_S else "") or self._why_late(now),
             may_rise=now - self._changed >= self._hold_s and not self._is_stuck(self.step - 1, now),
         )
 

@@ -188,6 +188,14 @@ def test_no_room_for_requests_steps_down_once_until_that_has_had_its_effect(ladd
     assert ladder.step == 2
 
 
+def test_what_was_turned_away_long_ago_is_no_reason_to_step_down(ladder: Ladder, clock: Clock) -> None:
+    """Nobody looks at the ladder from the end of a load to the next request."""
+    clock.now = 1.0
+    ladder.press("a request was turned away")
+    clock.now = 60.0
+    assert ladder.update() is None
+
+
 def test_a_variant_too_slow_for_the_objective_is_not_gone_back_to(clock: Clock) -> None:
     ladder = Ladder(2, OBJECTIVE_S, HOLD_S, 128, clock)
     ladder.set_cost(0, Cost(0.3, 0.15, 2))
