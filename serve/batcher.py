@@ -283,11 +283,12 @@ class Batcher:
 
     def _isolate(self, batch: list[Ticket], engine: Engine, error: Exception) -> None:
         """Runs a failed batch again one by one, so that only the picture at fault fails."""
-        logger.error("model %s failed on a batch of %d", self.name, len(batch), exc_info=error)
+        if not all(ticket.abandoned for ticket in batch):  # for whom it may have been broken off
+            logger.error("model %s failed on a batch of %d", self.name, len(batch), exc_info=error)
         for ticket in batch:
             started = time.perf_counter()
             try:
-                if len(batch) == 1:
+                if len(batch) == 1 or ticket.abandoned:
                     raise error
                 ticket.result = self._rows([ticket], engine)[0]
                 ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1

@@ -1,8 +1,10 @@
 """Engines that fail on a picture or die, and what becomes of those beside it."""
 
 import numpy as np
+import pytest
 
 from serve.engine import Rows
+from serve.ticket import Ticket
 from skipvit.transforms import Pixels
 from tests.serve.fake_engine import POISON, FakeEngine, helped, idle, running
 
@@ -24,6 +26,31 @@ def test_poison_fails_alone() -> None:
         assert "failed on this picture" in bad.error.message
         assert "poison" not in bad.error.message  # internals stay in the log
         assert pictures.batcher.alive
+
+
+def test_what_nobody_waits_for_is_neither_tried_again_nor_mourned(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is broken off because its clients went away fails, too, and that is no fault of the model's."""
+    tickets: list[Ticket] = []
+
+    class Deserted(FakeEngine):
+        def run(self, batch: Pixels) -> Rows:
+            if len(batch) == 3 or len(tickets) == 1:  # meanwhile somebody hangs up
+                tickets[-1].abandon()
+            return super().run(batch)
+
+    engine = Deserted()
+    with running(engine) as pictures:
+        with pictures.batcher._changed:  # it takes nothing until all is there
+            tickets.append(pictures.put(POISON))
+        pictures.wait(1)
+        assert tickets[0].error is not None
+        assert caplog.records == []
+        with pictures.batcher._changed:
+            tickets += [pictures.put(value) for value in (2, POISON, 4)]
+        pictures.wait(4)
+    assert engine.batches == [[POISON], [2, POISON, 4], [2], [POISON]]
+    assert [record.getMessage() for record in caplog.records] == ["model fake failed on a batch of 3"]
+    assert tickets[1].error is None
 
 
 def test_nan_fails_alone() -> None:
