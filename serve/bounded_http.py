@@ -18,8 +18,7 @@ MAX_PIPELINED = 16
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Uvicorn's protocol, which closes connections whose request line and headers are too large or too slow,
-    and those whose client does not read.
+    """Uvicorn's protocol, which closes connections whose request line and headers are too large or too slow.
 
     It answers those who ask for another protocol, such as HTTP/2, in this one; uvicorn loses their bodies.
 
@@ -31,9 +30,6 @@ class BoundedHttp(HttpToolsProtocol):
     """From the connection, or the first byte of a later request on it, to the end of the headers."""
     taken_within_s = 60.0
     """In which a client must take something of what waits to be sent to it."""
-
-    unread_within_s = 300.0
-    """How long a client may read nothing of an answer that does not fit into the system's buffers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
