@@ -10,7 +10,7 @@ import http
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_PIPELINED = 16
@@ -35,6 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._unfinished = 0  # bytes
         self._timer: asyncio.TimerHandle | None = None
+        self._begun: RequestResponseCycle | None = None  # of those that came, the one that is being answered
         self._unsent = 0  # bytes, when that was last looked at
         self._moves = 0  # signs since then that the client takes what is sent, or at least asks for more
         self._look: asyncio.TimerHandle | None = None
@@ -48,6 +49,13 @@ class BoundedHttp(HttpToolsProtocol):
         if self._look is not None:
             self._look.cancel()
         super().connection_lost(exc)
+        if self._begun is not None and not self._begun.response_complete:  # uvicorn tells the last of several only
+            self._begun.disconnected = True
+            self._begun.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._begun = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -238,8 +238,8 @@ class Supervisor:
             self._code = 1
 
     def _leave(self, lame_duck_s: float) -> None:
-        if not any(front.ready for front in self._fronts):
-            self._code = 0  # nothing was answered yet, and who is starting does not listen
+        if not any(front.ready and front.process is not None for front in self._fronts):
+            self._code = 0  # nothing is in flight, and who is starting does not listen
             return
         self._leave_by = time.monotonic() + lame_duck_s + self._settings.drain_s + _EXIT_WITHIN_S
         for front in self._fronts:

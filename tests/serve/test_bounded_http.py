@@ -257,3 +257,21 @@ def test_a_client_that_reads_slowly_is_not_cut_off(left: list[int], many: bool) 
 
     asyncio.run(ask())
     assert not looks
+
+
+def test_a_request_hears_that_its_client_left_whatever_came_behind_it() -> None:
+    """Uvicorn tells the request that came last."""
+    begun, told = threading.Event(), threading.Event()
+
+    async def wait(_scope: Scope, receive: Receive, _send: Send) -> None:
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.set()
+
+    with running(BoundedHttp, wait) as found:
+        with socket.create_connection(found.servers[0].sockets[0].getsockname()) as connection:
+            connection.sendall(2 * (GET + b"\r\n"))
+            assert begun.wait(30)
+            wait_until(lambda: all(protocol.pipeline for protocol in found.server_state.connections), 30)
+        assert told.wait(30)

@@ -179,8 +179,9 @@ def test_a_server_that_is_still_starting_ends_when_it_is_told_to() -> None:
     """Large models take minutes to open; neither the engine nor a front that waits for it listens meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as claim:
         supervisor = Supervisor(Path(), Settings(fronts=2), claim, lambda: None)
-        for seat in supervisor._seats:
-            seat.process = cast(Any, Mock())
+        starting, dead = supervisor._fronts
+        starting.process = supervisor._engine.process = cast(Any, Mock())
+        dead.ready = True
         supervisor._orders.signals.append(signal.SIGTERM)
         supervisor._obey()
         assert supervisor._code == 0
