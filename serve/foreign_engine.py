@@ -12,7 +12,6 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from serve.batcher import Batcher
-from serve.errors import internal_error
 from serve.foreign_config import ForeignConfig
 from serve.foreign_graph import Signature, signature_of
 from serve.ticket import Ticket
@@ -145,10 +144,3 @@ class TensorBatcher(Batcher):
 
     def _rows(self, batch: list[Ticket], engine: Any) -> Any:
         return engine.run_all([ticket.pixels for ticket in batch])
-
-    def _isolate(self, batch: list[Ticket], engine: Any, error: Exception) -> None:
-        if all(ticket.pixels.stopped for ticket in batch):  # no failure of the model, and nobody hears of it
-            for ticket in batch:
-                ticket.error = internal_error()
-            return
-        super()._isolate(batch, engine, error)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from serve.foreign_config import ConfiguredTensor, parse_config
-from serve.foreign_engine import ForeignEngine, Stopped, TensorBatcher, TensorRequest
+from serve.foreign_engine import ForeignEngine, Stopped, TensorRequest
 from serve.foreign_graph import USUAL_ROWS, GraphMismatch
-from serve.ticket import Ticket
 from tests.serve.foreign_models import add_sub, config_of, graph, identity
 
 F, INT = TensorProto.FLOAT, TensorProto.INT32
@@ -189,19 +188,3 @@ def test_a_run_goes_on_while_one_of_its_requests_is_wanted(tmp_path: Path) -> No
     sent[0].stop()
     answers = engine.run_all(sent)
     assert answers[1][0].tolist() == [[2] * 16]
-
-
-def test_a_client_that_gave_up_is_no_failure_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    engine = opened(tmp_path, forever())
-    batcher = TensorBatcher(engine, max_batch=1, max_wait_s=0.0, threads=1)
-    done = threading.Event()
-    ticket = Ticket(lambda _ticket: done.set())
-    ticket.pixels = TensorRequest({"INPUT0": np.zeros((1, 1), np.float32)}, 0)
-    ticket.pixels.stop()
-    batcher.start(lambda finish: finish())
-    batcher.expect()
-    batcher.put(ticket)
-    assert done.wait(30)
-    assert batcher.close()
-    assert ticket.error is not None
-    assert not caplog.records
