@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Message, Send
 
 from serve.admission import Places
-from serve.errors import BadField, BadTensor, NotFound, Overloaded, quoted
+from serve.errors import BadField, BadTensor, NotFound, Overloaded, nearest, quoted
 from serve.group import Group, open_groups
 from serve.ladder import Work
 from serve.metrics import Metrics
@@ -97,7 +97,8 @@ class Groups:
             return self._choose(group, variant, places)
         if group is not None:
             name = group.variants[0]  # its task is wrong, which the repository knows how to say
-        model = self._repository.get(name, task)
+        with self._named_too(name, task):
+            model = self._repository.get(name, task)
         self._check_no_variant(variant, model.name)
         return Chosen(model)
 
@@ -123,7 +124,8 @@ class Groups:
     ) -> Chosen:
         group = self._groups.get(name)
         if group is None:
-            model = self._repository.find(name, version)
+            with self._named_too(name):
+                model = self._repository.find(name, version)
             self._check_no_variant(variant, model.name)
             return Chosen(model)
         if version is not None:
@@ -206,6 +208,18 @@ class Groups:
         for group in self._groups.values():
             if group.ladder.step:
                 self._step(group)
+
+    @contextmanager
+    def _named_too(self, name: str | None, task: Task | None = None) -> Iterator[None]:
+        """Adds groups to the names that the repository says are nearest to one that it does not know."""
+        try:
+            yield
+        except NotFound as error:
+            if name is not None and error.code == "unknown_model":
+                named: list[Any] = [*self._repository.models.values(), *self._groups.values()]
+                fitting = [one for one in named if task in (None, one.task)]
+                error.hint = nearest(name, [one.name for one in fitting or named])
+            raise
 
     def _check_no_variant(self, variant: str | None, name: str) -> None:
         if variant is not None:

@@ -131,6 +131,9 @@ def test_a_client_pins_a_variant_by_header_field_or_name(root: Path) -> None:
     ("path", "params", "header", "status", "said"),
     [
         (CLASSIFY, {"model": "shades", "variant": "god"}, None, 422, "did you mean 'good'"),
+        (CLASSIFY, {"model": "shadse"}, None, 404, "did you mean 'shades'?"),
+        ("/v1/denoise", {"model": "shadse"}, None, 404, "there are: clean, cleaner, photos"),
+        ("/v2/models/shadse/infer", {}, None, 404, "did you mean 'shades'?"),
         (CLASSIFY, {"model": "good", "variant": "exact"}, None, 422, "leave variant out"),
         (CLASSIFY, {"variant": "exact"}, None, 422, "leave variant out"),
         (CLASSIFY, {"model": "shades", "variant": "good"}, "good", 422, "as a parameter and as a header"),
