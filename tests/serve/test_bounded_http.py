@@ -58,7 +58,7 @@ def server(protocol: type[BoundedHttp]) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def running(protocol: type[BoundedHttp], app: ASGIApp) -> Iterator[uvicorn.Server]:
-    config = uvicorn.Config(app, http=protocol, port=0, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=protocol, port=0, lifespan="off", log_config=None, timeout_keep_alive=60)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
