@@ -36,6 +36,7 @@ from serve.turns import Waiting
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Callable[[], None]], object]
+_SEND_BUFFER = 4 << 20  # each record takes some 768 bytes of it
 LinkState = Literal["new", "warming", "open", "lost"]
 
 
@@ -238,6 +239,8 @@ class Outbox:
     """Sends what is posted; whoever finds another thread sending leaves his records to that one."""
 
     def __init__(self, connection: socket.socket) -> None:
+        # Room for what all slots may have to say: an engine that waited for one front would keep out the others.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._connection = connection
         self._lock = threading.Lock()
         self._records = bytearray()

@@ -1,6 +1,7 @@
 """The slots that fronts share with the engine: whatever happens in whatever order, none is lost and none is shared."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -270,3 +271,24 @@ def test_abandoning_while_the_answer_comes_in(monkeypatch: pytest.MonkeyPatch) -
     ticket.abandon()
     assert ticket.abandoned
     assert calls == ["told"]
+
+
+def test_nobody_waits_for_a_process_that_stands_still(row: ModelRow) -> None:
+    """The engine reads nothing until all is sent, and the front nothing until all is answered."""
+    pair = Pair(row, ScriptedBatcher(), 300)
+
+    def work() -> None:
+        for _ in range(300):
+            pair.submit(1)
+        while len(batcher_of(pair).waiting) < 300:
+            pair.engine_reads()
+        while batcher_of(pair).waiting:
+            batcher_of(pair).take()
+
+    working = threading.Thread(target=work, daemon=True)
+    working.start()
+    working.join(30)
+    assert not working.is_alive()
+    work_off([pair], batcher_of(pair))
+    assert len(answered(pair)) == 300
+    pair.close()
