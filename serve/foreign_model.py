@@ -131,7 +131,8 @@ def _labels(folder: Path, file: str) -> tuple[str, ...]:
         return ()
     path = folder / file
     try:
-        return tuple(_read(path, _MAX_LABELS_BYTES).decode().splitlines())
+        lines = _read(path, _MAX_LABELS_BYTES).decode().replace("\r\n", "\n").removesuffix("\n")
+        return tuple(lines.split("\n")) if lines else ()  # not at U+2028 and its like, which may be in a label
     except UnicodeDecodeError as error:
         raise ArtifactCorrupt(f"{path} is not UTF-8 ({error}); write one label a line in UTF-8") from None
 

@@ -59,7 +59,7 @@ def write_all(root: Path) -> None:
         {"OUTPUT0": ("FP32", 'dims: [ -1, 2 ] reshape { shape: [ -1 ] } label_filename: "names.txt"')},
     )  # fmt: skip
     write_foreign(root, "reshaped", identity(FP32), reshaped)
-    (root / "reshaped" / "names.txt").write_text("first\nsecond\nthird\n")
+    (root / "reshaped" / "names.txt").write_text("first\u2028line\nsecond\nthird\n", encoding="utf-8")
     nodes = [("Expand", ["INPUT0", "INPUT1"], ["OUTPUT0"], {})]
     write_foreign(
         root, "vast",
@@ -202,7 +202,7 @@ def test_classes_of_any_output(client: Any) -> None:
     classes = client.infer("reshaped", [tensor("INPUT0", values)], outputs=outputs).as_numpy("OUTPUT0")
     assert classes.tolist() == [
         [b"5.000000:1:second", b"3.000000:2:third"],
-        [b"9.000000:0:first", b"0.000000:1:second"],
+        ["9.000000:0:first\u2028line".encode(), b"0.000000:1:second"],
     ]
     whole = np.array([[1, 5, 3], [3, 2, 7]], np.float32)
     classes = client.infer("whole", [tensor("INPUT0", whole)], outputs=outputs).as_numpy("OUTPUT0")
