@@ -1,6 +1,7 @@
 """The measuring programs measure what they say; no figure is judged here."""
 
 import csv
+import socket
 import sys
 import threading
 from email.parser import BytesParser
@@ -158,8 +159,12 @@ def test_both_servers_answer_all_requests(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_server_that_dies_is_reported_with_its_last_words() -> None:
     dying = [sys.executable, "-c", "import sys; sys.exit('no models here')"]
-    with pytest.raises(RuntimeError, match="status 1 before it was ready: no models here"), servers.server(dying, 1):
-        pass
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens: nobody else answers there meanwhile
+        port = taken.getsockname()[1]
+        said = pytest.raises(RuntimeError, match="status 1 before it was ready: no models here")
+        with said, servers.server(dying, port):
+            pass
 
 
 def test_readme_is_made_from_the_results() -> None:

@@ -167,7 +167,7 @@ def test_an_engine_that_fails_in_the_middle(video_models: Path, accept: str) -> 
 def test_a_server_without_pyav_says_what_to_install(
     video_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("serve.cli.find_spec", lambda _name: None)
+    monkeypatch.setattr("serve.tasks.find_spec", lambda _name: None)
     assert main([str(video_models)]) == 1
     said = capsys.readouterr().err
     assert "'steady'" in said
