@@ -199,11 +199,16 @@ class Admission(Places):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """What the settings allow; as many pictures as there are decode threads are always admitted."""
+        """What the settings allow.
+
+        Two pictures for each decode thread are always admitted, one in work and one that waits. With fewer, cores idle
+        while an answer leaves and the next request comes, the pace that is measured falls, and fewer still would be
+        let in: on two cores, a target that left room for three held the server at four fifths of its peak.
+        """
         target_s = settings.target_ms / 1000
+        floor = 2 * settings.decoders
         return cls(
-            settings.max_in_flight, settings.max_buffered_bytes, time.monotonic, target_s, settings.decoders,
-            settings.models,
+            settings.max_in_flight, settings.max_buffered_bytes, time.monotonic, target_s, floor, settings.models
         )  # fmt: skip
 
     def of(self, model: str) -> tuple[Places, ...]:
