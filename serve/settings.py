@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     """Pictures admitted at a time by each route; more are answered with 429 and a Retry-After."""
     target_ms: float = Field(default=0.0, ge=0)
     """Longest that the answer to a classification is expected to take: what would wait longer, as measured while the
-    server was busy, is answered with 429 at once. Two for each decode thread are admitted in any case, which keep the cores busy. 0 admits
-    max_in_flight, however long they wait."""
+    server was busy, is answered with 429 at once. Two for each decode thread are admitted in any case, which keep the
+    cores busy. 0 admits max_in_flight, however long they wait."""
     max_buffered_bytes: int = Field(default=256 << 20, ge=1)
     """Request bodies held in memory at a time, all requests together."""
     max_pixels_in_flight: int = Field(default=0, ge=0)
