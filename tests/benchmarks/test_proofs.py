@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import proofs
+from benchmarks import proof_table, proofs
 from benchmarks.cli import main
 from benchmarks.proofs import Row, Verdict
 from benchmarks.rows import read_rows
@@ -48,3 +48,14 @@ def test_help_names_every_proof(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for command in proofs.PROOFS:
         assert command in said
+
+
+def test_the_table_judges_a_file_as_its_run_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.lasting", Lasting("benchmarks.lasting"))
+    monkeypatch.setattr(proof_table, "PROOFS", {"lasting": ("benchmarks.lasting", "lasts"), "other": ("none", "")})
+    monkeypatch.setitem(proofs.PROOFS, "lasting", ("benchmarks.lasting", "lasts"))
+    assert main(["--out", str(tmp_path), "lasting", "--failures", "0"]) == 0
+    monkeypatch.setattr(proof_table, "read_rows", lambda what: read_rows(what, tmp_path))
+    lines = proof_table.proofs_table().splitlines()
+    assert lines[2].startswith("| lasting | failed requests | 0 | 0 | met |")
+    assert lines[3] == "| other | not measured yet | | | | |"
