@@ -99,7 +99,7 @@ def _is_engine(process: "object") -> bool:
 
     assert isinstance(process, psutil.Process)
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "serve.front_engine" in process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and "serve.fronts.engine_process" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.fuzz_models import write_models
-from serve.api_keys import BadKeys, read_keys
-from serve.foreign_config import parse_config
-from serve.text_format import TextFormatError
+from serve.foreign.config import parse_config
+from serve.foreign.text_format import TextFormatError
+from serve.web.api_keys import BadKeys, read_keys
 from skipvit.artifacts import MANIFEST, TRITON_CONFIG, ArtifactError, read_entry
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from benchmarks.fuzz_doors import Request
 from serve.app import create_app
 from serve.heap import return_large_blocks
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 
 _SLOW_START_S = 120

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from serve.errors import Overloaded, TooLarge
-from serve.model_settings import ModelSettings
+from serve.models.settings import ModelSettings
 from serve.settings import Settings
 
 _FORGET_S = 10.0  # the throughput estimate follows the last ten busy seconds

@@ -16,32 +16,32 @@ from serve.admission import Admission
 from serve.classify import Classify
 from serve.decoding import ImageLimits
 from serve.denoise import Denoise
-from serve.denoise_video import DenoiseVideo
-from serve.doorway import REQUEST_ID
 from serve.errors import NotFound, RequestError, WrongMethod, nearest, quoted
-from serve.gpu_figures import Gpus
-from serve.groups import Groups
-from serve.live import add_live_route
-from serve.metrics import Metrics, ModelState
-from serve.middleware import add_middleware, public_paths
-from serve.model_control import ModelControl
-from serve.oip_infer import Infer
-from serve.oip_repository import OipRepository
-from serve.oip_routes import OipStatus, oip_routes
-from serve.openapi import openapi_of
-from serve.openapi_classify import CLASSIFY
-from serve.openapi_denoise import DENOISE
-from serve.openapi_denoise_video import DENOISE_VIDEO
-from serve.openapi_oip import OIP_ROUTES
+from serve.models.control import ModelControl
+from serve.models.groups import Groups
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
+from serve.monitoring.gpu_figures import Gpus
+from serve.monitoring.live import add_live_route
+from serve.monitoring.metrics import Metrics, ModelState
+from serve.monitoring.status import add_status_routes
+from serve.monitoring.tracing import note_stage, open_tracing
+from serve.oip.infer import Infer
+from serve.oip.repository import OipRepository
+from serve.oip.routes import OipStatus, oip_routes
+from serve.openapi.classify import CLASSIFY
+from serve.openapi.denoise import DENOISE
+from serve.openapi.denoise_video import DENOISE_VIDEO
+from serve.openapi.document import openapi_of
+from serve.openapi.oip import OIP_ROUTES
 from serve.pages import page_routes
 from serve.pipeline import DecodeStage
-from serve.repository import Repository
 from serve.samples import add_sample_route
-from serve.served_model import ServedModel
 from serve.settings import Settings
-from serve.status import add_status_routes
 from serve.tasks import ROUTES
-from serve.tracing import note_stage, open_tracing
+from serve.video.denoise import DenoiseVideo
+from serve.web.doorway import REQUEST_ID
+from serve.web.middleware import add_middleware, public_paths
 
 Merge = Callable[[bytes], Awaitable[bytes]]
 

@@ -26,7 +26,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from serve.engine import Engine, Rows, RowsEngine
+from serve.engines.engine import Engine, Rows, RowsEngine
 from serve.errors import EngineFailed, NotReady
 from serve.ticket import Ticket
 from serve.turns import Waiting

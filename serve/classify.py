@@ -10,19 +10,19 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, taken
-from serve.asgi import ClientGone, send_json, unless_gone
-from serve.doorway import NOTES
-from serve.engine import Rows
-from serve.groups import Groups
+from serve.engines.engine import Rows
 from serve.intake import Intake, Order
-from serve.metrics import Metrics
-from serve.parameters import parse_top_k
+from serve.models.groups import Groups
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
+from serve.monitoring.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
-from serve.repository import Repository
-from serve.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
-from serve.uploads import Picture, Wanted
+from serve.web.asgi import ClientGone, send_json, unless_gone
+from serve.web.doorway import NOTES
+from serve.web.parameters import parse_top_k
+from serve.web.uploads import Picture, Wanted
 
 DEFAULT_TOP_K = 5
 

@@ -32,17 +32,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from serve.api_keys import BadKeys, new_key, read_keys
 from serve.app import create_app
-from serve.engine import EngineUnavailable
-from serve.group import GroupError, open_groups
+from serve.engines.engine import EngineUnavailable
 from serve.heap import return_large_blocks
-from serve.http_server import HttpServer, listen, url_of
-from serve.logs import set_up_logging
-from serve.repository import Repository
+from serve.models.group import GroupError, open_groups
+from serve.models.repository import Repository
+from serve.monitoring.logs import set_up_logging
+from serve.monitoring.tracing import TracingUnavailable, check_packages
 from serve.settings import Settings
-from serve.tls import BadCertificate, tls_of
-from serve.tracing import TracingUnavailable, check_packages
+from serve.web.api_keys import BadKeys, new_key, read_keys
+from serve.web.http_server import HttpServer, listen, url_of
+from serve.web.tls import BadCertificate, tls_of
 from skipvit.artifacts import ArtifactError
 
 _SHORTER = {"decode_threads": ("--threads",)}
@@ -92,7 +92,7 @@ def _serve_with_fronts(models_dir: Path, settings: Settings) -> int:
         return _fail(
             "with --fronts models are found at the start: leave out --watch-s and --model-control, or --fronts"
         )
-    from serve.front_supervisor import Supervisor
+    from serve.fronts.supervisor import Supervisor
 
     set_up_logging(settings.log_format)
     try:

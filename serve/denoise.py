@@ -8,23 +8,23 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from starlette.types import Receive, Scope, Send
 
-from serve.accept import acceptable
 from serve.admission import Admission, Places, taken
-from serve.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
 from serve.decoding import ImageLimits
-from serve.doorway import NOTES
-from serve.groups import Groups
 from serve.intake import Intake, Order
-from serve.metrics import Metrics
-from serve.parameters import parse_quality
+from serve.models.groups import Groups
+from serve.models.repository import Repository
+from serve.monitoring.metrics import Metrics
 from serve.photograph import OpenedPicture, Photograph
 from serve.picture_format import FORMATS, Encoded, encode, fitting_type
-from serve.repository import Repository
 from serve.restoring import Restoration, plan_for
 from serve.settings import Settings
 from serve.ticket import Where
 from serve.tiles_in_flight import Stopped
-from serve.uploads import Wanted
+from serve.web.accept import acceptable
+from serve.web.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
+from serve.web.doorway import NOTES
+from serve.web.parameters import parse_quality
+from serve.web.uploads import Wanted
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")

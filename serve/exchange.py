@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope, Send
 
 from serve.admission import Admission
-from serve.asgi import Body, optional_header, send_error
-from serve.doorway import REQUEST_ID
 from serve.errors import BadField, BadTensor, DeadlineExceeded, NotReady, RequestError, is_oip
-from serve.metrics import Metrics
-from serve.repository import Repository
+from serve.models.repository import Repository
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from serve.urgency import PRIORITY, TIMEOUT, Deadline, Priority, parse_priority, parse_timeout
+from serve.web.asgi import Body, optional_header, send_error
+from serve.web.doorway import REQUEST_ID
 
 _TIMEOUT, _PRIORITY = TIMEOUT.lower().encode(), PRIORITY.lower().encode()
 _REJECTIONS = (413, 429, 503)

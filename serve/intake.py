@@ -9,18 +9,18 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, Places
-from serve.asgi import Body, header
-from serve.doorway import NOTES, REQUEST_ID
 from serve.errors import BadField, WrongContentType, quoted
 from serve.exchange import Exchange, Exchanges
-from serve.groups import Chosen, Groups
-from serve.metrics import Metrics
-from serve.parameters import parse_name, parse_query, parse_variant
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.models.groups import Chosen, Groups
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
-from serve.uploads import Picture, Upload, Wanted, parse_upload
 from serve.urgency import Priority
+from serve.web.asgi import Body, header
+from serve.web.doorway import NOTES, REQUEST_ID
+from serve.web.parameters import parse_name, parse_query, parse_variant
+from serve.web.uploads import Picture, Upload, Wanted, parse_upload
 from skipvit.manifest import Task
 
 # A form or JSON body of this size takes milliseconds to parse, which the event loop should not spend.

@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from serve.accept import not_acceptable
 from serve.photograph import Photograph
+from serve.web.accept import not_acceptable
 
 # The server's own preference first; the name is Pillow's.
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}

@@ -27,8 +27,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import SettingsError
 
-from serve.http_server import url_of
 from serve.settings import Settings
+from serve.web.http_server import url_of
 from skipvit.artifacts import ArtifactError, model_names
 
 # Until a replica has room, requests wait in Ray's proxy; those it refuses may come again after about this long.

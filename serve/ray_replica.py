@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.app import create_app
 from serve.heap import return_large_blocks
-from serve.logs import set_up_logging
-from serve.repository import Repository
+from serve.models.repository import Repository
+from serve.monitoring.logs import set_up_logging
 from serve.settings import Settings
 
 _POLL_S = 0.05

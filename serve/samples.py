@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse
 
 from serve.errors import NotFound, nearest, quoted
-from serve.openapi import error_response
-from serve.repository import Repository
+from serve.models.repository import Repository
+from serve.openapi.document import error_response
 from serve.tasks import SAMPLE
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from serve.model_settings import GroupSettings, ModelSettings
+from serve.models.settings import GroupSettings, ModelSettings
 
 # The sources of pydantic-settings are chosen per class, without a way to pass them the file.
 _config_file: ContextVar[str | None] = ContextVar("config_file", default=None)

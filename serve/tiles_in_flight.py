@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 from serve.batcher import Batcher
-from serve.engine import Rows
+from serve.engines.engine import Rows
 from serve.ticket import Ticket
 from serve.urgency import Priority
 from skipvit.tiling import Blender, Plan, Tile

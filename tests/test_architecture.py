@@ -119,7 +119,7 @@ LIGHT = (
     "serve",
     "serve.app",
     "serve.cli",
-    "serve.tensorrt_engine",
+    "serve.engines.tensorrt_engine",
     "trt_plugins.session",
 )
 

@@ -9,7 +9,7 @@ import yaml
 
 import skipvit
 from serve.app import create_app
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.docker.dockerfile import DOCKERFILE, ROOT, command, last, read_stages
 from tests.serve.servers import write_model

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from serve.batcher import BatchReport
-from serve.gpu_figures import GpuState
-from serve.metrics import STAGES, Metrics, ModelState
+from serve.monitoring.gpu_figures import GpuState
+from serve.monitoring.metrics import STAGES, Metrics, ModelState
 from tests.docker.compose_model import project
 from tests.docker.dockerfile import ROOT
 

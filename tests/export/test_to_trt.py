@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from export.to_trt import main
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from skipvit.manifest import Engine

@@ -3,8 +3,8 @@
 import pytest
 
 from serve.errors import RequestError
-from serve.video_frames import ClipHeader, TimedFrame, VideoLimits
-from serve.video_reader import ClipReader
+from serve.video.frames import ClipHeader, TimedFrame, VideoLimits
+from serve.video.reader import ClipReader
 
 LIMITS = VideoLimits(max_frames=40, max_frame_pixels=100_000, max_pixels=1_000_000)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from serve import engine_choice, tensorrt_engine
-from serve.repository import Repository
+from serve.engines import choice as engine_choice
+from serve.engines import tensorrt_engine
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.browser import chromium
 from tests.serve.denoiser_stub import StubServer, stub_site

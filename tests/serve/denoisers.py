@@ -8,9 +8,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from serve.engine import OnnxCpuEngine, Rows
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.engine import OnnxCpuEngine, Rows
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import MANIFEST, read_entry
 from skipvit.manifest import Manifest, Tensor, Tiling

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from serve.batcher import Batcher, BatchReport
-from serve.engine import Rows
+from serve.engines.engine import Rows
 from serve.ticket import Ticket
 from serve.urgency import Priority
 from skipvit.transforms import Pixels

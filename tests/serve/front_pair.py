@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 
 from serve.batcher import call_now
-from serve.engine import OnnxCpuEngine
-from serve.front_desk import Desk, row_of
-from serve.front_link import FrontLink
-from serve.front_wire import ModelRow
-from serve.served_model import ServedModel
+from serve.engines.engine import OnnxCpuEngine
+from serve.fronts.desk import Desk, row_of
+from serve.fronts.link import FrontLink
+from serve.fronts.wire import ModelRow
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
 from serve.urgency import Priority

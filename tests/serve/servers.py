@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from serve.app import create_app
-from serve.engine import OnnxCpuEngine, Rows
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.engine import OnnxCpuEngine, Rows
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, read_entry, sha256_of
 from skipvit.manifest import Manifest, Tensor

@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from serve.ladder import Change, Ladder
-from serve.ladder_load import Cost
+from serve.models.ladder import Change, Ladder
+from serve.models.ladder_load import Cost
 
 TICK_S = 0.25
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.servers import (
     brightness_model,

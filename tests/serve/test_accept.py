@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve.accept import acceptable
 from serve.errors import NotAcceptable
+from serve.web.accept import acceptable
 
 PNG, JPEG, WEBP = OFFERED = ["image/png", "image/jpeg", "image/webp"]
 

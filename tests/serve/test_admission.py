@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from serve.admission import Admission, Places, taken
 from serve.errors import Overloaded
-from serve.model_settings import ModelSettings
+from serve.models.settings import ModelSettings
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.api_keys import RIGHTS, ApiKeys, BadKeys, new_key, read_keys
+from serve.web.api_keys import RIGHTS, ApiKeys, BadKeys, new_key, read_keys
 
 HASH = hashlib.sha256(b"open sesame").hexdigest()
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from serve.asgi import ClientGone, send_bytes, send_pieces
+from serve.web.asgi import ClientGone, send_bytes, send_pieces
 
 
 class Client:

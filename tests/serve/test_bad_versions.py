@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from serve import model_control, tasks
-from serve.engine import OnnxCpuEngine
-from serve.served_model import ServedModel
+from serve import tasks
+from serve.engines.engine import OnnxCpuEngine
+from serve.models import control as model_control
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST
 from tests.serve.servers import (

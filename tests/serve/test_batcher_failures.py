@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serve.engine import Rows
+from serve.engines.engine import Rows
 from serve.ticket import Ticket
 from skipvit.transforms import Pixels
 from tests.serve.fake_engine import POISON, FakeEngine, helped, idle, running

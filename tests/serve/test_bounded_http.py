@@ -15,10 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from serve.app import create_app
-from serve.bounded_http import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedHttp
-from serve.http_server import HttpServer
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
+from serve.web.bounded_http import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedHttp
+from serve.web.http_server import HttpServer
 from tests.serve.servers import wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n"

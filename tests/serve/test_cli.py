@@ -17,9 +17,9 @@ import httpx
 import psutil
 import pytest
 
-from serve.api_keys import ApiKeys
 from serve.cli import main
 from serve.settings import Settings, available_cpus
+from serve.web.api_keys import ApiKeys
 from tests.serve.servers import encoded, png, wait_until, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_it_although_a_thread_hangs(models_dir: Path) -> No
     hang = """
 import os, signal, sys, time
 from serve.cli import main
-from serve.served_model import ServedModel
+from serve.models.served_model import ServedModel
 
 def warm_up(self):
     os.kill(os.getpid(), signal.SIGTERM)

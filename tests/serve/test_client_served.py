@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.client import AsyncClient, Classification, Client, Overloaded, Refused, Retries
 from skipvit.client.errors import DeadlineExceeded

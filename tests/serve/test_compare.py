@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.browser import IN_A_BROWSER, done, draw, opened
 from tests.serve.servers import CLASSES, brightness_model, over_socket, png, write_model

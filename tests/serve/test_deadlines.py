@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from serve.errors import BadField, BadTensor, DeadlineExceeded
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from serve.urgency import Deadline, Priority, parse_priority, parse_timeout
 from tests.serve.denoisers import held_denoiser

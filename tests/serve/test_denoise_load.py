@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.engine import Rows
-from serve.repository import Repository
+from serve.engines.engine import Rows
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.denoisers import HeldDenoiser, held_denoiser, write_denoiser

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve import clips
 from tests.serve.browser import IN_A_BROWSER, answered, chromium, done, draw, opened

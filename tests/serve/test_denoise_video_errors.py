@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from serve.cli import main
-from serve.engine import OnnxCpuEngine
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.engine import OnnxCpuEngine
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from tests.serve.clips import changing_size, clip, gradient_frames, million_frames, noise_frames
@@ -68,7 +68,7 @@ def test_what_is_no_clip_costs_no_process(video_models: Path, monkeypatch: pytes
     def fail(*_: object) -> None:
         pytest.fail("a process was started")
 
-    monkeypatch.setattr("serve.restore_clip.ClipReader", fail)
+    monkeypatch.setattr("serve.video.restore_clip.ClipReader", fail)
 
     async def scenario(client: httpx.AsyncClient) -> None:
         for junk, code in ((b"junk" * 99, "not_a_video"), (png(), "not_a_video"), (clip(noise_frames(3))[:-9], None)):

@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from serve.engine import OnnxCpuEngine
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.engine import OnnxCpuEngine
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from tests.serve.clips import clip, decoded, noise_frames

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from export.to_trt import _parser as to_trt_parser
-from serve.capacity import Capacity
 from serve.cli import main
-from serve.engine import EngineUnavailable, OnnxCpuEngine
-from serve.engine_choice import open_engine
-from serve.onnx_cuda_engine import has_cuda_build
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.capacity import Capacity
+from serve.engines.choice import open_engine
+from serve.engines.engine import EngineUnavailable, OnnxCpuEngine
+from serve.engines.onnx_cuda_engine import has_cuda_build
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import Entry, read_entry
 from tests.serve.denoisers import write_denoiser
@@ -261,8 +261,8 @@ def test_a_model_that_was_handed_over_runs_as_before(folder: Path) -> None:
 
 def test_a_server_without_engines_loads_neither_tensorrt_nor_cuda(folder: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom serve.repository import Repository\nfrom serve.settings import "
-        f"Settings\nimport serve.cli\nRepository.open(Path({str(folder.parent.parent)!r}), Settings()).close()\n"
+        "import sys\nfrom pathlib import Path\nfrom serve.models.repository import Repository\nfrom serve.settings "
+        f"import Settings\nimport serve.cli\nRepository.open(Path({str(folder.parent.parent)!r}), Settings()).close()\n"
         "names = ('tensorrt', 'tensorrt_rtx', 'cuda', 'pycuda', 'torch')\n"
         "sys.exit(', '.join(name for name in names if name in sys.modules) or None)"
     )

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve.app import create_app
-from serve.engine import Rows
+from serve.engines.engine import Rows
 from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.servers import held_repository, in_process, png, run

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from serve.foreign_config import ConfiguredTensor, ForeignConfig, parse_config, parse_json_config
-from serve.text_format import TextFormatError, parse_text_format
+from serve.foreign.config import ConfiguredTensor, ForeignConfig, parse_config, parse_json_config
+from serve.foreign.text_format import TextFormatError, parse_text_format
 
 SIMPLE = """
 # Triton's example of two inputs and two outputs.

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from serve.foreign_config import ConfiguredTensor, parse_config
-from serve.foreign_engine import ForeignEngine, Stopped, TensorRequest
-from serve.foreign_graph import USUAL_ROWS, GraphMismatch
+from serve.foreign.config import ConfiguredTensor, parse_config
+from serve.foreign.engine import ForeignEngine, Stopped, TensorRequest
+from serve.foreign.graph import USUAL_ROWS, GraphMismatch
 from tests.serve.foreign_models import add_sub, config_of, graph, identity
 
 F, INT = TensorProto.FLOAT, TensorProto.INT32

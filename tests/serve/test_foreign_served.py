@@ -17,7 +17,7 @@ from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactError
 from tests.serve.foreign_models import SIMPLE_CONFIG, add_sub, config_of, graph, identity, write_foreign

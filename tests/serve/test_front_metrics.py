@@ -3,11 +3,11 @@
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from serve.front_metrics import merged
-from serve.front_scrape import Scrapes
-from serve.front_supervisor import Seat, share_of
-from serve.metrics import Metrics
-from serve.model_settings import ModelSettings
+from serve.fronts.metrics import merged
+from serve.fronts.scrape import Scrapes
+from serve.fronts.supervisor import Seat, share_of
+from serve.models.settings import ModelSettings
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from serve.batcher import call_now
 from serve.errors import BadImage, EngineFailed, NotReady, Overloaded, TooLarge
-from serve.front_ring import Ring
-from serve.front_wire import ERROR_BYTES, ModelRow, error_of, error_text
+from serve.fronts.ring import Ring
+from serve.fronts.wire import ERROR_BYTES, ModelRow, error_of, error_text
 from serve.ticket import Ticket
 from serve.urgency import Priority
 from skipvit.manifest import Tiling

@@ -22,10 +22,10 @@ import pytest
 import tritonclient.http as triton
 from PIL import Image
 
-from serve.front_control import Control
-from serve.front_engine import EngineProcess
-from serve.front_process import FrontServer
-from serve.front_supervisor import Supervisor
+from serve.fronts.control import Control
+from serve.fronts.engine_process import EngineProcess
+from serve.fronts.front_process import FrontServer
+from serve.fronts.supervisor import Supervisor
 from serve.settings import Settings
 from tests.serve.servers import encoded, png, wait_until
 from tests.serve.test_cli import program
@@ -41,7 +41,7 @@ def children(process: subprocess.Popen[str], role: str) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children():
         try:
-            if child.status() != psutil.STATUS_ZOMBIE and f"serve.front_{role}" in child.cmdline():
+            if child.status() != psutil.STATUS_ZOMBIE and f"serve.fronts.{role}_process" in child.cmdline():
                 found.append(child)
         except psutil.NoSuchProcess:  # it ended while we looked
             continue
@@ -82,7 +82,7 @@ def held(
 def test_a_server_of_three_processes(models_dir: Path) -> None:
     flags = ("--fronts", "2", "--decode-threads", "2", "--tile-threads", "1", "--log-format", "json")
     with program(models_dir, *flags) as (process, url):
-        assert len(children(process, "process")) == 2
+        assert len(children(process, "front")) == 2
         answers_as_one_process_does(url)
         metrics_are_those_of_all(url)
         a_dead_engine_is_replaced(process, url)
@@ -129,10 +129,10 @@ def a_dead_engine_is_replaced(process: subprocess.Popen[str], url: str) -> None:
 
 def a_dead_front_is_replaced(process: subprocess.Popen[str], url: str) -> None:
     before = sample(url, "skipvit_images_total")
-    first, second = children(process, "process")
+    first, second = children(process, "front")
     first.kill()
-    wait_until(lambda: len(children(process, "process")) == 2 and first not in children(process, "process"), WITHIN_S)
-    assert second in children(process, "process")
+    wait_until(lambda: len(children(process, "front")) == 2 and first not in children(process, "front"), WITHIN_S)
+    assert second in children(process, "front")
     wait_until(lambda: all(ready(url) for _ in range(4)), WITHIN_S)
     assert classify(url).status_code == 200
     wait_until(lambda: sample(url, "skipvit_images_total") > before, WITHIN_S)

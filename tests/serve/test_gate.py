@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.api_keys import new_key
 from serve.app import create_app
-from serve.gate import PROBES
-from serve.openapi import MODEL_HEADERS
+from serve.models.repository import Repository
+from serve.openapi.document import MODEL_HEADERS
 from serve.pages import page_routes
-from serve.repository import Repository
 from serve.settings import Settings
+from serve.web.api_keys import new_key
+from serve.web.gate import PROBES
 from tests.serve.servers import in_process, png
 
 Scenario = Callable[[httpx.AsyncClient], Awaitable[None]]

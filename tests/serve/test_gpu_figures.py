@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serve.gpu_figures import Gpus, GpuState
-from serve.metrics import Metrics
+from serve.monitoring.gpu_figures import Gpus, GpuState
+from serve.monitoring.metrics import Metrics
 
 
 class Part:

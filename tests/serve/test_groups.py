@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from serve.cli import main
-from serve.engine import OnnxCpuEngine
+from serve.engines.engine import OnnxCpuEngine
 from serve.errors import Overloaded
-from serve.groups import Chosen, Groups
-from serve.ladder import Ladder
-from serve.metrics import Metrics
-from serve.model_settings import GroupSettings
-from serve.repository import Repository
-from serve.served_model import ServedModel, open_model
+from serve.models.groups import Chosen, Groups
+from serve.models.ladder import Ladder
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel, open_model
+from serve.models.settings import GroupSettings
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from skipvit.manifest import Tiling

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from serve.model_settings import GroupSettings
-from serve.repository import Repository
+from serve.models.repository import Repository
+from serve.models.settings import GroupSettings
 from serve.settings import Settings
 from tests.serve.browser import IN_A_BROWSER, done, opened
 from tests.serve.denoisers import write_denoiser

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve import model_control
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.models import control as model_control
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from tests.serve.denoisers import held_denoiser, write_denoiser
 from tests.serve.servers import encoded, held_repository, in_process, over_socket, until

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.ladder import Ladder, Load, decide
-from serve.ladder_load import Cost
+from serve.models.ladder import Ladder, Load, decide
+from serve.models.ladder_load import Cost
 from tests.serve.simulated_server import Simulation, poisson
 
 TRUE_S = (0.040, 0.030, 0.018, 0.010)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.ladder_load import Cost, Costs, Window
+from serve.models.ladder_load import Cost, Costs, Window
 
 STEPS = st.lists(st.tuples(st.floats(0, 2), st.integers(1, 9), st.floats(0, 5)), max_size=60)
 

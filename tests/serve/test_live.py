@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.recent import Recent
+from serve.monitoring.recent import Recent
 from serve.settings import Settings
 from tests.serve.servers import png, run
 
@@ -16,7 +16,7 @@ PNG = {"Content-Type": "image/png"}
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in a test happens in the last second, however slow the machine."""
-    monkeypatch.setattr("serve.metrics.Recent", lambda: Recent(lambda: 1000.0))
+    monkeypatch.setattr("serve.monitoring.metrics.Recent", lambda: Recent(lambda: 1000.0))
 
 
 def test_an_idle_server_and_a_busy_one(models_dir: Path) -> None:

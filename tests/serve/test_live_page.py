@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.api_keys import new_key
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
+from serve.web.api_keys import new_key
 from tests.serve.browser import IN_A_BROWSER, answered, opened
 from tests.serve.servers import over_socket, png
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from serve.logs import JsonFormatter, TextFormatter
+from serve.monitoring.logs import JsonFormatter, TextFormatter
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
-from serve import model_control
-from serve.engine import EngineLost, Rows
-from serve.metrics import Metrics
-from serve.model_control import LoadFailed, ModelControl
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.engines.engine import EngineLost, Rows
+from serve.models import control as model_control
+from serve.models.control import LoadFailed, ModelControl
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from skipvit.artifacts import ArtifactCorrupt, Entry, read_entry
 from skipvit.transforms import Pixels

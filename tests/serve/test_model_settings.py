@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.capacity import Capacity
 from serve.cli import main
-from serve.engine import OnnxCpuEngine, Rows
-from serve.model_settings import ModelSettings
-from serve.repository import Repository
-from serve.served_model import ServedModel, open_model
+from serve.engines.capacity import Capacity
+from serve.engines.engine import OnnxCpuEngine, Rows
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel, open_model
+from serve.models.settings import ModelSettings
 from serve.settings import Settings
 from skipvit.artifacts import read_entry
 from skipvit.transforms import Pixels

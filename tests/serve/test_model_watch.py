@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies
 
-from serve.model_watch import Watch
+from serve.models.watch import Watch
 from serve.settings import Settings
 
 A, B, C = ("a", 1, 1, 1), ("b", 1, 1, 1), ("c", 1, 1, 1)

@@ -5,7 +5,7 @@ import pytest
 from skimage import data
 from sklearn.datasets import load_sample_image
 
-from serve.noise_level import noise_sigma
+from serve.video.noise_level import noise_sigma
 
 PHOTOGRAPHS = {
     "astronaut": data.astronaut,

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, TRITON_CONFIG
 from tests.serve.denoisers import write_denoiser

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import tritonclient.http as triton
 
-from serve.oip_compression import preferred_coding
+from serve.oip.compression import preferred_coding
 from tests.serve.denoisers import write_denoiser
 from tests.serve.oip_asking import INVERSE, LENGTH, SHADES, answered, ask, asked, levels, said
 from tests.serve.servers import png, run, write_model

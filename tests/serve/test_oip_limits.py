@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from serve import oip_infer
 from serve.app import create_app
-from serve.oip_messages import parse_request
+from serve.oip import infer as oip_infer
+from serve.oip.messages import parse_request
 from serve.settings import Settings
 from tests.serve.denoisers import held_denoiser, write_denoiser
 from tests.serve.oip_asking import INVERSE, LENGTH, SHADES, answered, ask, asked, levels, said

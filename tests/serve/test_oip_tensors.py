@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from serve.errors import BadTensor, TooLarge
-from serve.oip_messages import MAX_JSON_BYTES, encode_answer, header_length, parse_request
-from serve.oip_tensors import BYTES, TYPES, Tensor
+from serve.oip.messages import MAX_JSON_BYTES, encode_answer, header_length, parse_request
+from serve.oip.tensors import BYTES, TYPES, Tensor
 
 _SHAPES = npst.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve import onnx_cuda_engine
-from serve.engine import EngineUnavailable, OnnxCpuEngine
-from serve.onnx_cuda_engine import PROVIDER, OnnxCudaEngine
+from serve.engines import onnx_cuda_engine
+from serve.engines.engine import EngineUnavailable, OnnxCpuEngine
+from serve.engines.onnx_cuda_engine import PROVIDER, OnnxCudaEngine
 from skipvit.artifacts import read_entry
 from tests.serve.servers import write_model
 

@@ -9,8 +9,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
-from serve.oip_infer import INFER
-from serve.openapi_oip import OIP_ROUTES
+from serve.oip.infer import INFER
+from serve.openapi.oip import OIP_ROUTES
 from serve.tasks import ROUTES, SAMPLE
 from tests.serve.servers import png
 

@@ -8,7 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.denoisers import write_denoiser
 from tests.serve.foreign_models import SIMPLE_CONFIG, add_sub, write_foreign

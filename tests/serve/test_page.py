@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.browser import IN_A_BROWSER, answered, draw, opened
 from tests.serve.servers import over_socket, png, write_model

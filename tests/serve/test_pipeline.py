@@ -10,7 +10,7 @@ import pytest
 
 from serve.batcher import Batcher
 from serve.decoding import ImageLimits
-from serve.engine import Rows
+from serve.engines.engine import Rows
 from serve.pipeline import DecodeStage, Job
 from serve.ticket import Ticket
 from serve.urgency import Priority

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.recent import WINDOW_S, Figures, Recent
+from serve.monitoring.recent import WINDOW_S, Figures, Recent
 
 
 class Clock:

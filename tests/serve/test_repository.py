@@ -9,10 +9,10 @@ from typing import Any
 import onnx
 import pytest
 
-from serve.engine import OnnxCpuEngine
+from serve.engines.engine import OnnxCpuEngine
 from serve.errors import BadField, NotFound
-from serve.repository import Repository
-from serve.served_model import ServedModel
+from serve.models.repository import Repository
+from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from skipvit.artifacts import LABELS, MANIFEST, ArtifactError, read_entry, sha256_of
 from skipvit.manifest import Tiling

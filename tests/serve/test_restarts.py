@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import model_control
-from serve.engine import EngineLost, EngineUnavailable, Rows
-from serve.model_control import pause_s
-from serve.repository import Repository
+from serve.engines.engine import EngineLost, EngineUnavailable, Rows
+from serve.models import control as model_control
+from serve.models.control import pause_s
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.servers import held_repository, in_process, png, until, write_model

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.repository import Repository
+from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.servers import held_repository, over_socket, png, wait_until
 

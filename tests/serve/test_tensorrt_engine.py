@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from serve.batcher import Batcher
-from serve.engine import EngineLost, RowsEngine
+from serve.engines.engine import EngineLost, RowsEngine
+from serve.engines.tensorrt_engine import TensorrtEngine
 from serve.tasks import Contract
-from serve.tensorrt_engine import TensorrtEngine
 from serve.ticket import Ticket
 from skipvit.artifacts import ArtifactCorrupt
 from tests.serve.fake_machine import Machine, brightness_engine

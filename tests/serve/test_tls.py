@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from serve.cli import main
-from serve.http_server import url_of
-from serve.middleware import security_headers
 from serve.settings import Settings
-from serve.tls import BadCertificate, Tls, tls_of
+from serve.web.http_server import url_of
+from serve.web.middleware import security_headers
+from serve.web.tls import BadCertificate, Tls, tls_of
 from skipvit.client import Client
 from tests.docker.dockerfile import ROOT
 from tests.serve.servers import png, wait_until

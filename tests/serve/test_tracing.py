@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import tracing
 from serve.cli import main
-from serve.logs import JsonFormatter
-from serve.repository import Repository
+from serve.models.repository import Repository
+from serve.monitoring import tracing
+from serve.monitoring.logs import JsonFormatter
+from serve.monitoring.tracing import TracingUnavailable, check_packages, open_tracing
 from serve.settings import Settings
-from serve.tracing import TracingUnavailable, check_packages, open_tracing
 from tests.serve.servers import in_process, png
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace")

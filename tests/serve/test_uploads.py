@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import BadField, BadImage, RequestError, TooLarge, WrongContentType
-from serve.parameters import parse_name, parse_quality, parse_query, parse_top_k
-from serve.uploads import Wanted, parse_upload
+from serve.web.parameters import parse_name, parse_quality, parse_query, parse_top_k
+from serve.web.uploads import Wanted, parse_upload
 
 
 def wanted(max_files: int) -> Wanted:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import TooLarge
-from serve.video_encoding import ClipEncoder
-from serve.video_frames import ClipHeader, TimedFrame, VideoType
+from serve.video.encoding import ClipEncoder
+from serve.video.frames import ClipHeader, TimedFrame, VideoType
 from tests.serve.clips import Frame, decoded, gradient_frames, noise_frames
 
 HEADER = ClipHeader(64, 48, (1, 30000), (30000, 1001), 0, (1, 1), 2, 2, ())

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from serve.errors import BadVideo
-from serve.video_reader import ClipReader
+from serve.video.reader import ClipReader
 from tests.serve.clip_reading import LIMITS, error_of, read
 from tests.serve.clips import (
     clip,

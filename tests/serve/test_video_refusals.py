@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from serve.errors import BadVideo, TooLarge
-from serve.video_frames import VideoLimits
+from serve.video.frames import VideoLimits
 from tests.serve.clip_reading import LIMITS, error_of, read
 from tests.serve.clips import (
     changing_size,

@@ -1,0 +1,1 @@
+"""What runs a model, and which of them runs which."""

@@ -1,0 +1,1 @@
+"""Models that are not ours: ONNX files in Triton's layout, without a manifest."""

@@ -1,0 +1,1 @@
+"""Several processes as one server: fronts that speak HTTP, one for the engines, and who starts them."""

@@ -1,0 +1,230 @@
+"""The engine's end of the connections to the fronts: rows out of their slots into the batchers, and results back.
+
+Each front has a desk with a thread that reads what it submits. What becomes of a row is noted by the engine's threads,
+one message for each batch and front.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from serve.errors import EngineFailed
+from serve.fronts.link import Outbox
+from serve.fronts.ring import Ring, aligned
+from serve.fronts.wire import (
+    DONE,
+    DROPPED,
+    FAILED,
+    OK,
+    SETUP,
+    SUBMIT,
+    Measured,
+    ModelRow,
+    Records,
+    Table,
+    Warm,
+    error_text,
+    send_document,
+)
+from serve.models.served_model import ServedModel
+from serve.tasks import contract_of
+from serve.ticket import Ticket
+from serve.urgency import Priority
+
+logger = logging.getLogger(__name__)
+
+
+class Desks:
+    """The desks of all fronts. ``deliver`` is what the batchers are started with."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = models
+        self._rows = [row_of(model) for model in models]
+        self._warm = threading.Event()
+        self._desks: list[Desk] = []
+        self._together = threading.local()
+
+    @property
+    def open(self) -> int:
+        """Fronts that are connected."""
+        return sum(not desk.gone for desk in self._desks)
+
+    def add(self, connection: socket.socket) -> None:
+        """Serves a front from now on, in a thread of its own."""
+        self._desks = [desk for desk in self._desks if not desk.gone]
+        desk = Desk(connection, self._models, self._rows, self._warm, self._together)
+        self._desks.append(desk)
+        threading.Thread(target=desk.serve, name=f"front-{connection.fileno()}", daemon=True).start()
+
+    def warm(self) -> None:
+        """Tells all fronts, those to come too, that the models are warm."""
+        self._warm.set()
+
+    def deliver(self, finish: Callable[[], None]) -> None:
+        """Finishes the tickets of a batch, and tells each front of all of its own in one message."""
+        self._together.records = {}
+        try:
+            finish()
+        finally:
+            told, self._together.records = self._together.records, None
+            for desk, records in told.items():
+                desk.outbox.post(bytes(records))
+
+
+class Desk:
+    """One front, as the engine's process sees it."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        models: Sequence[ServedModel],
+        rows: Sequence[ModelRow],
+        warm: threading.Event,
+        together: threading.local,
+    ) -> None:
+        self.gone = False
+        self.outbox = Outbox(connection)
+        self._connection = connection
+        self._submitted = Records(connection, SUBMIT)
+        self._models = models
+        self._rows = rows
+        self._warm = warm
+        self._together = together
+
+    def serve(self) -> None:
+        """Takes rows until the front hangs up; what it sent and no engine has taken is then dropped."""
+        try:
+            self.greet()
+            self.receive_ring()
+            self._warm.wait()
+            self.open()
+            while self.step():
+                pass
+        except (EOFError, OSError) as error:
+            logger.info("a front hung up before it was served: %s", str(error) or type(error).__name__)
+        finally:
+            self.gone = True
+            self._connection.close()
+
+    def greet(self) -> None:
+        """Sends the table of the models."""
+        send_document(self._connection, Table(models=list(self._rows)))
+
+    def open(self) -> None:
+        """Says that the models are warm."""
+        send_document(self._connection, warm_of(self._models))
+
+    def step(self) -> bool:
+        """Takes the rows that one read brings; false when the front is gone."""
+        submitted = self._submitted.read()
+        self._put(submitted)
+        self.gone = self.gone or not submitted
+        return not self.gone
+
+    def receive_ring(self) -> None:
+        """Takes the slots that the front shares. Raises EOFError if it shares none."""
+        data, fds, _, _ = socket.recv_fds(self._connection, SETUP.size, 1, socket.MSG_CMSG_CLOEXEC)
+        if not fds:
+            raise EOFError("it shared no memory")
+        self.ring = Ring(fds[0], *SETUP.unpack(data))
+        self.ring.close()
+
+    def _put(self, submitted: Sequence[tuple[int, ...]]) -> None:
+        tickets = [
+            (self._models[model], SlotTicket(self, slot, self._rows[model], Priority(priority)))
+            for slot, model, priority in submitted
+        ]
+        for model, _ in tickets:  # all at once: the first of them may then wait for the others
+            model.batcher.expect()
+        for model, ticket in tickets:
+            model.batcher.put(ticket)
+
+    def tell(self, record: bytes) -> None:
+        """Passes on what became of a row: with its batch if that is being delivered, else at once."""
+        records = getattr(self._together, "records", None)
+        if records is None:
+            self.outbox.post(record)
+        else:
+            records[self] = records.get(self, b"") + record
+
+
+class SlotTicket(Ticket):
+    """A ticket whose row lies in a front's slot, and whose result goes there. The front is told exactly once."""
+
+    __slots__ = ("_desk", "_model", "_slot", "_told")
+
+    def __init__(self, desk: Desk, slot: int, model: ModelRow, priority: Priority) -> None:
+        self._desk = desk
+        self._slot = slot
+        self._model = model
+        self._told = False
+        super().__init__(SlotTicket.finish, priority)  # type: ignore[arg-type]  # it is called with this very ticket
+        self.pixels = desk.ring.slot(slot)[: model.input_bytes].reshape(model.row)
+
+    @property
+    def abandoned(self) -> bool:
+        """Read from the slot: the front may have been told so since it was sent, or be gone."""
+        return self._desk.gone or self._desk.ring.is_abandoned(self._slot)
+
+    @abandoned.setter
+    def abandoned(self, value: bool) -> None:
+        assert not value, "a front says that in the slot"
+
+    def drop(self) -> None:
+        self._tell(DROPPED)
+
+    def finish(self) -> None:
+        """Puts the result or the error into the slot, and tells the front."""
+        if self._told:
+            return
+        answer = self._desk.ring.slot(self._slot)[aligned(self._model.input_bytes) :]
+        if self.error is None and not self._fits():
+            self.error = EngineFailed("engine_failed", "the model gave a row of another size", "see the server's log")
+        if self.error is not None:
+            text = error_text(self.error)
+            answer[: len(text)] = np.frombuffer(text, np.uint8)
+            self._tell(FAILED, len(text))
+            return
+        assert self.result is not None, "a ticket without an error has a result"
+        answer[: self.result.nbytes] = np.ascontiguousarray(self.result).reshape(-1).view(np.uint8)
+        self._tell(OK)
+
+    def _fits(self) -> bool:
+        row, model = self.result, self._model
+        return row is not None and (row.dtype, row.shape) == (np.dtype(model.result_type), model.result_shape)
+
+    def _tell(self, outcome: int, length: int = 0) -> None:
+        if not self._told:
+            self._told = True
+            self._desk.tell(DONE.pack(self._slot, outcome, self.batch_size, self.infer_s, length))
+
+
+def row_of(model: ServedModel) -> ModelRow:
+    contract = contract_of(model.entry)
+    return ModelRow(
+        manifest=model.entry.manifest,
+        folder=str(model.entry.folder),
+        labels=model.labels,
+        classes=model.classes,
+        engine=model.engine_info,
+        row=model.row,
+        result_shape=contract.result or (model.classes,),
+        result_type=contract.dtype,
+    )
+
+
+def warm_of(models: Sequence[ServedModel]) -> Warm:
+    measured = [
+        Measured(
+            max_batch=model.batcher.max_batch,
+            max_wait_s=model.batcher.max_wait_s,
+            tiles_ahead=model.tiles_ahead,
+            alone_s=model.alone_s,
+            row_s=model.row_s,
+        )
+        for model in models
+    ]
+    return Warm(models=measured)

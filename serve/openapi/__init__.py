@@ -1,0 +1,1 @@
+"""The routes in OpenAPI's terms."""

@@ -1,0 +1,1 @@
+"""HTTP itself: connections, TLS, who may come in, and bodies under a bound."""

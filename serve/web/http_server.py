@@ -1,0 +1,137 @@
+"""Uvicorn as this program runs it: with a drain, and an exit code that says how it went."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Literal
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from serve.models.repository import Repository
+from serve.settings import Settings
+from serve.web.tls import Tls, tls_of
+
+BACKLOG = 1024
+_CLOSE = (b"connection", b"close")
+_AT_ONCE_S = 3.0
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn with a drain: SIGTERM first takes the server out of rotation, and ends in exit code 0.
+
+    ``announce`` is called once, when the models are warm.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, repository: Repository, announce: Callable[[], None]) -> None:
+        self._tls = tls_of(settings)
+        super().__init__(_config_of(app, settings, self._tls))
+        self._settings = settings
+        self._repository = repository
+        self._announce = announce
+        self._announced = False
+        self._leave_at: float | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # Uvicorn's own raises the signal again at the end, and the process would die of it instead of exiting with 0.
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.leave(self._settings.lame_duck_s if sig == signal.SIGTERM else 0.0)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the drain has begun."""
+        return self._leave_at is not None
+
+    def leave(self, lame_duck_s: float) -> None:
+        """Begins the drain, and ends it after so long; asked twice, at once."""
+        if self.leaving:
+            self.should_exit = self.force_exit = True
+            _end_soon()
+            return
+        self._repository.drain()
+        self._leave_at = time.monotonic() + lame_duck_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if not self._announced and self._repository.state == "ready":
+            self._announced = True
+            self._announce()
+        if self._repository.failure is not None:
+            self.should_exit = True
+        if self._leave_at is not None and time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        if self._tls is not None:
+            self._tls.refresh()
+        over = await super().on_tick(counter)
+        if self.leaving and _CLOSE not in self.server_state.default_headers:
+            # Clients change over to new connections, which a balancer gives to others, before this end closes theirs.
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return over
+
+
+def _end_soon() -> None:
+    """Ends this process in a moment, even where a thread hangs in an engine: Python would wait for it."""
+    timer = threading.Timer(_AT_ONCE_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket bound to an address; ``shared`` lets processes that ask for the same each have one.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
+    """Where people find a server that listens there."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if tls else 'http'}://{shown}:{port}/"
+
+
+def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_protocol(),
+        ws="none",
+        access_log=False,  # the app writes its own, with the request id
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        backlog=BACKLOG,
+        ssl_context_factory=(lambda _config, _default: tls.context) if tls else None,
+    )
+
+
+def _protocol() -> "type[asyncio.Protocol] | Literal['h11']":
+    if sys.platform == "win32":
+        return "h11"  # slower, and bounded by itself; httptools is not for Windows
+    from serve.web.bounded_http import BoundedHttp
+
+    return BoundedHttp

@@ -1,0 +1,71 @@
+"""What stands around the routes, from the inside out: the gate, the doorway, and leave for browsers of other sites."""
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+
+from serve.monitoring.live import STATUS
+from serve.monitoring.metrics import Metrics
+from serve.monitoring.tracing import Tracing
+from serve.pages import page_routes
+from serve.settings import Settings
+from serve.web.api_keys import ApiKeys
+from serve.web.doorway import Doorway
+from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
+
+_METHODS = ("GET", "HEAD", "POST", "PUT")
+# Headers of answers that scripts may read; browsers hide all others from pages of another origin.
+_READABLE = (
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "Server-Timing",
+    "WWW-Authenticate",
+    "X-Request-ID",
+    "X-Skipvit-Group",
+    "X-Skipvit-Model",
+    "X-Skipvit-Note",
+    "X-Skipvit-Tiles",
+)
+
+
+def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> None:
+    """Wraps the app in all of it, now that its routes are complete.
+
+    Raises:
+        BadKeys: the settings name a file of API keys that cannot be used.
+    """
+    keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+    app.add_middleware(Gate, keys=keys, metrics=metrics, public=public_paths(settings), origins=settings.cors_origins)
+    routes = [route.path for route in app.routes if isinstance(route, Route)]
+    headers = security_headers(settings)
+    app.add_middleware(
+        Doorway,
+        metrics=metrics,
+        routes=routes,
+        access_log=settings.access_log,
+        headers=headers,
+        quiet={*PROBES, METRICS, STATUS},
+        tracing=tracing,
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=_METHODS,
+            allow_headers=["*"],  # no cookies are allowed, so a header does nothing that its sender could not do
+            expose_headers=_READABLE,
+        )
+
+
+def public_paths(settings: Settings) -> set[str]:
+    """Paths that need no key: probes, and the page with its API reference, which say nothing of models or load."""
+    page = {route.path for route in page_routes()}
+    return {*PROBES, OPENAPI, *page, *((METRICS,) if settings.open_metrics else ())}
+
+
+def security_headers(settings: Settings) -> dict[str, str]:
+    """Headers of every answer; those that only pages need are theirs."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    if settings.tls_cert and settings.hsts_s:
+        headers["Strict-Transport-Security"] = f"max-age={settings.hsts_s}"
+    return headers
