@@ -14,6 +14,7 @@ TORCH ?=
 BIN := $(VENV)/bin
 TORCH_PINS := 'torch==2.13.*' 'torchvision==0.28.*'
 DEMO := digits_skipat digits_vit digits_fast photos_skipat photos_uformer
+NATIVE := $(wildcard skipvit/native/*.[ch] skipvit/native/*.py)  # compiled by an install
 FAST_SPEC := static:0-1 skip:4-5 tokens:1/2@2
 
 .DELETE_ON_ERROR:
@@ -56,11 +57,11 @@ format: $(VENV)/.dev
 readme: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.readme
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[train,export,serve,video]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 

@@ -16,6 +16,7 @@ from serve.decoding import ImageLimits, decode, open_large_images
 from serve.errors import RequestError, internal_error
 from serve.ticket import Ticket
 from serve.turns import Turns
+from skipvit import resampling
 from skipvit.transforms import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class DecodeStage:
         """Starts the threads; ``deliver`` runs what finishes a ticket where its ``on_done`` belongs."""
         self._deliver = deliver
         open_large_images(self._limits)
+        logger.info("%s", resampling.description())  # which also loads it, before the first picture waits for it
         for thread in self._threads:
             thread.start()
 

@@ -12,16 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from skipvit.resampling import Interpolation, resize
+
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 class Preprocessing(BaseModel):
@@ -38,7 +32,7 @@ class Preprocessing(BaseModel):
     width: int = Field(ge=1, le=16384)
     resize: Literal["crop", "squash"] = "crop"
     crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
-    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
 
@@ -47,9 +41,9 @@ class Preprocessing(BaseModel):
         rgb = to_rgb(image)
         box = self._window(rgb.width, rgb.height)
         size = (self.width, self.height)
-        if rgb.size != size or box != (0.0, 0.0, float(rgb.width), float(rgb.height)):
-            rgb = rgb.resize(size, _RESAMPLING[self.interpolation], box=box)
-        return np.asarray(rgb, dtype=np.uint8)
+        if rgb.size == size and box == (0.0, 0.0, float(rgb.width), float(rgb.height)):
+            return np.asarray(rgb, dtype=np.uint8)
+        return resize(rgb, size, self.interpolation, box)
 
     def _window(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a width x height picture that is kept: left, top, right, bottom in source pixels."""

@@ -77,7 +77,8 @@ def test_wheel_is_made_of_all_that_it_packs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     copied = {word.rstrip("/") for each in STAGES["wheel"].all("COPY") for word in each.words[:-1]}
-    assert copied == packed | {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    build = {"pyproject.toml", "hatch_build.py"}
+    assert copied == packed | build | {project["project"]["readme"], *project["project"]["license-files"]}
 
 
 def test_dockerignore_lets_through_what_is_copied_and_no_more() -> None:

@@ -114,6 +114,11 @@ def test_image_imports_what_was_installed(image: Image) -> None:
     assert Path(image.python("import serve; print(serve.__file__)")).is_relative_to(image.replay.folder)
 
 
+def test_image_has_what_is_compiled(image: Image) -> None:
+    said = image.python("from skipvit import resampling; print(resampling.description())")
+    assert said.startswith("pictures are resized by skipvit's own code")
+
+
 def test_packages_leave_room_under_600_megabytes(image: Image) -> None:
     size = sum(size for size, _ in image.files().values())
     assert size < 450e6  # python:3.12-slim-bookworm takes the rest, some 130 MB

@@ -1,0 +1,303 @@
+"""Pillow's resizing of RGB pictures, faster: the same bytes, by a compiled library where there is one.
+
+Resizing is the larger half of what a server does to a JPEG of half a megapixel before the model sees it. The library
+(native/resample.c) is compiled when skipvit is installed. Before its first use it resizes a few pictures beside the
+installed Pillow, and is only used if it gives the same bytes; without it, Pillow does the work.
+``SKIPVIT_RESAMPLING=pillow`` leaves the work to Pillow in any case.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL import __version__ as pillow_version
+
+from skipvit.native.build import LIBRARY
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+
+_PILLOWS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_FILTERS: tuple[Interpolation, ...] = ("box", "bilinear", "bicubic", "lanczos")  # as resample.c counts them
+_INSTRUCTIONS = ("plain C", "AVX2", "AVX-512")
+# Beyond these Pillow is asked: a picture of a pixel's height may want gigabytes of weights, and Pillow 12.2 and 12.3
+# took the axes of pictures a hundred times as high as wide in another order.
+_MOST_WEIGHTS = 4_000_000
+_MOST_TIMES_AS_HIGH = 100
+# Pillow keeps a picture of more than 16 MB in several pieces of memory. A band of it is copied into one.
+_BAND_BYTES = 4_000_000
+
+
+def resize(image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
+    """Returns (height, width, 3) uint8: what ``image.resize(size, interpolation, box)`` shows, to the last bit.
+
+    Args:
+        image: of mode RGB.
+        size: width and height of the result.
+        interpolation: Pillow's filter of that name.
+        box: the part of ``image`` that is kept: left, top, right, bottom in its pixels.
+    """
+    library = compiled()
+    found = library.resize(image, size, interpolation, box) if isinstance(library, Compiled) else None
+    return found if found is not None else _by_pillow(image, size, interpolation, box)
+
+
+def description() -> str:
+    """A sentence for an operator: what resizes pictures here, and if it is Pillow, why."""
+    library = compiled()
+    if isinstance(library, Compiled):
+        instructions = _INSTRUCTIONS[library.instructions]
+        return f"pictures are resized by skipvit's own code ({instructions}), as by Pillow {pillow_version}"
+    return f"pictures are resized by Pillow {pillow_version}: {library}"
+
+
+@functools.cache
+def compiled() -> "Compiled | str":
+    """The compiled library, checked against the installed Pillow, or why it is not used."""
+    if os.environ.get("SKIPVIT_RESAMPLING", "").lower() == "pillow":
+        return "SKIPVIT_RESAMPLING says so"
+    if not hasattr(Image.Image, "__arrow_c_array__"):
+        return "it does not show where its pixels are, as Pillow does since 11.2"
+    if not LIBRARY.is_file():
+        return "there was no C compiler when skipvit was installed"
+    try:
+        library = _load()
+    except (OSError, AttributeError) as error:
+        return f"{LIBRARY.name} cannot be loaded ({error})"
+    for rows_first in (_rows_first_since_13, _rows_first_before_13):
+        found = Compiled(library, library.skipvit_instructions(), rows_first)
+        if _agrees_with_pillow(found):
+            return found
+    return "skipvit's own code gives other pixels than this Pillow"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The library, and how it is to be used here.
+
+    Attributes:
+        library: as ctypes has it.
+        instructions: 0 for those of every CPU, 1 for AVX2, 2 for AVX-512.
+        rows_first: of (width, height) of a picture and of the result, whether Pillow resizes rows before columns.
+    """
+
+    library: ctypes.CDLL
+    instructions: int
+    rows_first: Callable[[tuple[int, int], tuple[int, int]], bool]
+
+    def resize(
+        self, image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: Box
+    ) -> Pixels | None:
+        """As the function of that name; None where Pillow is to be asked."""
+        tall = image.height > _MOST_TIMES_AS_HIGH * image.width
+        if interpolation not in _FILTERS or image.mode != "RGB" or tall:
+            return None
+        which = _FILTERS.index(interpolation)
+        across = self._weights(image.width, box[0], box[2], size[0], which)
+        down = self._weights(image.height, box[1], box[3], size[1], which)
+        if across is None or down is None:
+            return None
+        try:
+            if self.rows_first(image.size, size):
+                return self._rows_then_columns(image, size, across, down)
+            return self._columns_then_rows(image, size, across, down)
+        except _NoSingleMemory:
+            return None
+
+    def _weights(self, inputs: int, start: float, end: float, outputs: int, which: int) -> "_Weights | None":
+        taps = self.library.skipvit_taps(start, end, outputs, which)
+        if taps * outputs > _MOST_WEIGHTS:
+            return None
+        weights = _Weights(np.empty((outputs, 2), np.int32), np.empty((outputs, taps), np.int32))
+        scratch = np.empty(taps)
+        address = (weights.spans.ctypes.data, weights.values.ctypes.data, scratch.ctypes.data)
+        self.library.skipvit_weights(inputs, start, end, outputs, which, *address)
+        return weights
+
+    def _rows_then_columns(
+        self, image: Image.Image, size: tuple[int, int], across: "_Weights", down: "_Weights"
+    ) -> Pixels:
+        width, height = size
+        top, bottom = down.window
+        rows = np.empty((bottom - top, width, 3), np.uint8)
+        for band, address, pitch in _bands(image, (across.window[0], top, across.window[1], bottom), 1):
+            self._rows(address, pitch, across, rows[band], 3)
+        result = np.empty((height, width, 3), np.uint8)
+        self._columns(rows.ctypes.data, rows.strides[0], down, result.reshape(height, -1))
+        return result
+
+    def _columns_then_rows(
+        self, image: Image.Image, size: tuple[int, int], across: "_Weights", down: "_Weights"
+    ) -> Pixels:
+        width, height = size
+        left, right = across.window
+        columns = np.empty((height, right - left, 4), np.uint8)
+        for band, address, pitch in _bands(image, (left, down.window[0], right, down.window[1]), 0):
+            self._columns(address, pitch, down, columns[:, band])
+        result = np.empty((height, width, 3), np.uint8)
+        self._rows(columns.ctypes.data, columns.strides[0], across, result, 3)
+        return result
+
+    def _rows(self, address: int, pitch: int, across: "_Weights", result: Pixels, step: int) -> None:
+        """Resizes as many rows as ``result`` (rows, width, step) has."""
+        four = np.empty((across.window[1] - across.window[0], 16), np.uint8)
+        given = (across.spans.ctypes.data, across.values.ctypes.data, across.values.shape[1], len(across.spans))
+        to = (four.ctypes.data, result.ctypes.data, result.strides[0])
+        self.library.skipvit_rows(self.instructions, address, pitch, len(result), *given, step, *to)
+
+    def _columns(self, address: int, pitch: int, down: "_Weights", result: Pixels) -> None:
+        """Resizes as many columns as ``result`` (height, ...) has bytes in a row, which lie side by side."""
+        width = result[0].size
+        given = (down.spans.ctypes.data, down.values.ctypes.data, down.values.shape[1], len(down.spans))
+        to = (result.ctypes.data, result.strides[0])
+        self.library.skipvit_columns(self.instructions, address, pitch, width, *given, *to)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Of each output of an axis: spans (outputs, 2) int32, first input and count; values (outputs, taps) int32."""
+
+    spans: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32]
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The first input that is taken, and the one after the last."""
+        return int(self.spans[0, 0]), int(self.spans[-1].sum())
+
+
+def _rows_first_since_13(picture: tuple[int, int], result: tuple[int, int]) -> bool:
+    """Pillow's pull request 9549: columns first, if the height loses more than twice as many pixels as the width."""
+    return not (picture[1] > result[1] and picture[1] - result[1] > 2 * (picture[0] - result[0]))
+
+
+def _rows_first_before_13(picture: tuple[int, int], result: tuple[int, int]) -> bool:
+    return True
+
+
+def _by_pillow(image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
+    return np.asarray(image.resize(size, _PILLOWS[interpolation], box=box), dtype=np.uint8)
+
+
+def _agrees_with_pillow(library: Compiled) -> bool:
+    random = np.random.default_rng(0)
+    # Wide and high, smaller and larger, and 13 x 90, whose columns Pillow 13 takes first.
+    for (width, height), size in (
+        ((61, 37), (24, 24)),
+        ((13, 90), (12, 20)),
+        ((90, 13), (20, 12)),
+        ((9, 11), (31, 17)),
+    ):
+        # Black and white: the sums then go beyond what eight bits hold, in both directions.
+        image = Image.fromarray(random.integers(0, 2, (height, width, 3), dtype=np.uint8) * np.uint8(255))
+        box = (0.3, 0.7, width - 0.6, height - 0.2)
+        for interpolation in _FILTERS:
+            found = library.resize(image, size, interpolation, box)
+            if found is None or not np.array_equal(found, _by_pillow(image, size, interpolation, box)):
+                return False
+    return True
+
+
+class _NoSingleMemory(Exception):
+    """A picture's pixels are not to be had in one piece, not even a few of them."""
+
+
+class _SeveralPieces(Exception):
+    """A picture's rows do not follow one another in memory."""
+
+
+def _bands(image: Image.Image, window: tuple[int, int, int, int], axis: int) -> Iterator[tuple[slice, int, int]]:
+    """The window's bands along an axis: which rows or columns, where their pixels are, and bytes from row to row.
+
+    Args:
+        image: of mode RGB.
+        window: left, top, right, bottom.
+        axis: 0 for bands of columns, 1 for bands of rows.
+    """
+    left, top, right, bottom = window
+    try:
+        held = _Memory(image)
+    except _SeveralPieces:
+        across = (bottom - top, right - left)[axis]
+        each = max(1, _BAND_BYTES // (4 * across))
+        length = window[axis + 2] - window[axis]
+        for start in range(0, length, each):
+            end = min(start + each, length)
+            part = (left + start, top, left + end, bottom) if axis == 0 else (left, top + start, right, top + end)
+            try:
+                band = _Memory(image.crop(part))
+            except _SeveralPieces:  # rows that Pillow was told to align
+                raise _NoSingleMemory from None
+            yield slice(start, end), band.address, band.pitch
+    else:
+        yield slice(None), held.address + top * held.pitch + 4 * left, held.pitch
+
+
+class _ArrowArray(ctypes.Structure):
+    """Apache Arrow's C data interface: a picture is a list of lists of four bytes."""
+
+
+_ArrowArray._fields_ = [
+    *((name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+    *((name, ctypes.c_void_p) for name in ("dictionary", "release", "private_data")),
+]
+
+
+class _Memory:
+    """Where a picture's pixels are, four bytes each: valid as long as this object is.
+
+    Raises:
+        _SeveralPieces: the picture is in several pieces.
+        _NoSingleMemory: it is laid out in no way that is known here.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        image.load()
+        # The capsules hold the picture's memory until they are gone.
+        try:
+            self._capsules: tuple[Any, Any] = image.__arrow_c_array__()
+        except ValueError:
+            raise _SeveralPieces from None
+        pixels = ctypes.cast(_capsule_pointer(self._capsules[1], b"arrow_array"), ctypes.POINTER(_ArrowArray)).contents
+        if pixels.length != image.width * image.height or pixels.n_children != 1:
+            raise _NoSingleMemory
+        self.address = int(pixels.children[0].contents.buffers[1])
+        self.pitch = 4 * image.width
+
+
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_capsule_pointer.restype = ctypes.c_void_p
+
+
+def _load() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(LIBRARY))
+    address, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    axis = [ctypes.c_float, ctypes.c_float, number, number]
+    weights = [address, address, number, number]
+    signatures: dict[str, tuple[list[Any], Any]] = {
+        "skipvit_instructions": ([], number),
+        "skipvit_taps": (axis, number),
+        "skipvit_weights": ([number, *axis, address, address, address], None),
+        "skipvit_rows": ([number, address, long, number, *weights, number, address, address, long], None),
+        "skipvit_columns": ([number, address, long, number, *weights, address, long], None),
+    }
+    for name, (arguments, result) in signatures.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    return library
