@@ -200,7 +200,7 @@ def test_a_tile_that_fails_fails_its_picture_alone(root: Path, caplog: pytest.Lo
             assert [r.status_code for r in responses] == [200, 500, 200]
             assert responses[1].json()["error"]["code"] == "engine_failed"
             assert "the engine chokes on 77" in caplog.text
-            assert "77" not in responses[1].text
+            assert "chokes" not in responses[1].text
             assert (await client.post(DENOISE, content=BIG)).status_code == 200
 
     asyncio.run(main())

@@ -42,7 +42,7 @@ def live(page: Any, name: str) -> str:
 
 
 def test_the_line_shows_the_server_and_moves_nothing(browser: Any, url: str) -> None:
-    with opened(browser, url) as page:
+    with opened(browser, url, "/?model=shades") as page:  # a denoiser's page grows when its first picture is there
         page.wait_for_selector('#live[data-state="ready"]')
         assert live(page, "state") == "ready"
         assert live(page, "ready") == "2 of 2"
