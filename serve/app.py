@@ -1,7 +1,9 @@
 """The application: ``create_app(settings, repository)`` wires the parts, and its lifespan starts and ends them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -43,7 +45,10 @@ from serve.video.denoise import DenoiseVideo
 from serve.web.doorway import REQUEST_ID
 from serve.web.middleware import add_middleware, public_paths
 
+logger = logging.getLogger(__name__)
+
 Merge = Callable[[bytes], Awaitable[bytes]]
+_WARM_UP_ENDS_WITHIN_S = 5.0
 
 
 def create_app(settings: Settings, repository: Repository, merge: Merge | None = None) -> FastAPI:
@@ -74,19 +79,21 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         deliver = asyncio.get_running_loop().call_soon_threadsafe
         decoding.start(deliver)
         repository.start(deliver, lambda model, report: metrics.batch(model.name, report))
-        warming = asyncio.create_task(asyncio.to_thread(repository.warm_up))
+        warmer = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
+        warming = asyncio.get_running_loop().run_in_executor(warmer, repository.warm_up)
+        warmer.shutdown(wait=False)
         if not settings.fronts:  # the engines are another process', which is started again as a whole
             control.start()
         try:
             yield
         finally:
             repository.drain()
-            await warming
+            await asyncio.wait({warming}, timeout=_WARM_UP_ENDS_WITHIN_S)
             await control.close()
             groups.close()
             await denoise.close()
             denoise_video.close()
-            await asyncio.to_thread(_close, decoding, repository)
+            await asyncio.to_thread(_close, decoding, repository, warm=warming.done())
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
@@ -131,9 +138,12 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     return app
 
 
-def _close(decoding: DecodeStage, repository: Repository) -> None:
+def _close(decoding: DecodeStage, repository: Repository, *, warm: bool) -> None:
     decoding.close()
-    repository.close()
+    if warm:
+        repository.close()
+    else:  # an engine must not be freed while it runs
+        logger.error("the warm-up of a model hangs; its engine stays open until the process ends")
 
 
 def _model_state(repository: Repository, model: ServedModel) -> ModelState:

@@ -41,7 +41,7 @@ from serve.monitoring.logs import set_up_logging
 from serve.monitoring.tracing import TracingUnavailable, check_packages
 from serve.settings import Settings
 from serve.web.api_keys import BadKeys, new_key, read_keys
-from serve.web.http_server import HttpServer, listen, url_of
+from serve.web.http_server import HttpServer, end_past_hung_threads, listen, url_of
 from serve.web.tls import BadCertificate, tls_of
 from skipvit.artifacts import ArtifactError
 
@@ -120,9 +120,11 @@ def _serve(settings: Settings, repository: Repository, listener: socket.socket) 
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
     server = HttpServer(create_app(settings, repository), settings, repository, lambda: _announce(settings, listener))
     server.run(sockets=[listener])
+    code = 0
     if repository.failure is not None:
-        return _fail(f"a model failed to warm up: {repository.failure}")
-    return 0
+        code = _fail(f"a model failed to warm up: {repository.failure}")
+    end_past_hung_threads(code)
+    return code
 
 
 def _explain(error: ErrorDetails) -> str:

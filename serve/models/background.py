@@ -11,7 +11,7 @@ from serve.engines.engine import EngineLost
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_CLOSE_WITHIN_S = 30.0
+_CLOSE_WITHIN_S = 5.0
 
 
 class Background:
@@ -36,7 +36,7 @@ class Background:
         return self._closing.is_set()
 
     async def close(self) -> None:
-        """Waits for what is being done, and ends."""
+        """Waits a little for what is being done, and ends."""
         self._closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_WITHIN_S)

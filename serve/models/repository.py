@@ -234,9 +234,14 @@ class Repository:
         model.batcher.start(hand_over, lambda batch: self._report(model, batch))
 
     def warm_up(self) -> None:
-        """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set."""
+        """Warms every model; blocks. After it the repository is ready, or failed with ``failure`` set.
+
+        A drain ends it after the model that it is at.
+        """
         try:
             for model in self.served:
+                if self._state == "draining":
+                    return
                 model.warm_up()
         except (Exception, EngineLost) as error:  # whatever it is, the server must report it and not become ready
             self.failure = error

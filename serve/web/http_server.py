@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,8 @@ from starlette.types import ASGIApp
 from serve.models.repository import Repository
 from serve.settings import Settings
 from serve.web.tls import Tls, tls_of
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
 _CLOSE = (b"connection", b"close")
@@ -58,11 +61,13 @@ class HttpServer(uvicorn.Server):
         return self._leave_at is not None
 
     def leave(self, lame_duck_s: float) -> None:
-        """Begins the drain, and ends it after so long; asked twice, at once."""
+        """Begins the drain, and ends it after so long; at once if asked twice, or if no model has answered yet."""
         if self.leaving:
             self.should_exit = self.force_exit = True
             _end_soon()
             return
+        if self._repository.state in ("new", "warming"):
+            lame_duck_s = 0.0  # no balancer sends anything here
         self._repository.drain()
         self._leave_at = time.monotonic() + lame_duck_s
 
@@ -88,6 +93,19 @@ def _end_soon() -> None:
     timer = threading.Timer(_AT_ONCE_S, os._exit, (0,))
     timer.daemon = True
     timer.start()
+
+
+def end_past_hung_threads(code: int) -> None:
+    """Ends the process with ``code`` if a thread hangs, in an engine for example: Python would wait for it."""
+    deadline = time.monotonic() + _AT_ONCE_S
+    others = [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if hung := [thread.name for thread in others if thread.is_alive()]:
+        logger.error("threads hang and are left behind: %s", ", ".join(hung))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

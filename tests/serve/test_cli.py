@@ -71,6 +71,7 @@ def test_serves_drains_and_exits_with_zero(models_dir: Path) -> None:
         assert process.returncode == 0
     assert statuses == [200] * 8
     lines = [json.loads(line) for line in log.splitlines()]
+    assert not [line for line in lines if line["level"] == "error"]
     answered = [line for line in lines if line.get("path") == "/v1/classify"]
     assert len(answered) == 8
     assert all(line["status"] == 200 and line["model"] == "shades" and line["request_id"] for line in answered)
@@ -122,6 +123,40 @@ main([sys.argv[1], "--port", "0"])
 """
     done = subprocess.run([sys.executable, "-c", hang, str(models_dir)], cwd=ROOT, timeout=120, check=False)
     assert done.returncode == 0
+
+
+HANGS = """
+import os, signal, sys, threading, time
+import httpx
+from serve import cli
+from serve.models.served_model import ServedModel
+
+warm_up, announce, number, runs = ServedModel.warm_up, cli._announce, int(sys.argv[2]), 0
+
+def hang(self):
+    global runs
+    runs += 1
+    if runs < number:
+        return warm_up(self)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(600)
+
+def load(settings, listener):
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v2/repository/models/shades/load"
+    threading.Thread(target=httpx.post, args=(url,), kwargs={"timeout": 60}, daemon=True).start()
+
+ServedModel.warm_up, cli._announce = hang, load
+code = cli.main([sys.argv[1], "--port", "0", "--model-control", "explicit", "--drain-s", "1", "--lame-duck-s", "2"])
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["at the start", "of a reload"])
+def test_one_signal_ends_it_although_a_warm_up_hangs(models_dir: Path, number: int) -> None:
+    command = [sys.executable, "-c", HANGS, str(models_dir), str(number)]
+    done = subprocess.run(command, cwd=ROOT, timeout=120, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "threads hang and are left behind" in done.stderr
 
 
 @pytest.fixture

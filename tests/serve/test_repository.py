@@ -223,3 +223,20 @@ def test_a_warm_up_that_fails_is_kept_for_the_caller(tmp_path: Path) -> None:
     repository.warm_up()
     assert repository.state == "failed"
     assert repository.failure is not None
+
+
+def test_a_drain_ends_the_warm_up_after_the_model_that_it_is_at(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, warmed = Repository.open(models_dir, SETTINGS), []
+
+    def warm_up(model: ServedModel) -> None:
+        warmed.append(model.name)
+        repository.drain()
+
+    monkeypatch.setattr(ServedModel, "warm_up", warm_up)
+    repository.start(lambda callback: callback(), lambda model, report: None)
+    repository.warm_up()
+    assert warmed == [repository.served[0].name]
+    assert repository.state == "draining"
+    repository.close()
