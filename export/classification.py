@@ -13,7 +13,8 @@ from export.graph import INPUT, LOGITS, PROBABILITIES, to_graph
 from export.job import DTYPES, Job, Precision
 from export.measures import Floats
 from export.parity import compare, torch_logits
-from export.pictures import COMPARED, pictures_for
+from export.pictures import COMPARED, pictures_for, pictures_for_int8
+from export.quantisation import Int8, quantise
 from skipvit.manifest import Parity, Tensor
 from skipvit.origin import Origin, check_labels
 
@@ -26,6 +27,7 @@ class ClassificationJob(Job):
     Args:
         labels: one for each class.
         images: folder of pictures to compare on instead of the checkpoint's.
+        int8: what was decided about it, None if it is not asked for.
 
     Raises:
         OriginError: the labels cannot be used, or the pictures cannot be read.
@@ -34,7 +36,7 @@ class ClassificationJob(Job):
 
     task = "classification"
 
-    def __init__(self, origin: Origin, labels: tuple[str, ...], images: Path | None) -> None:
+    def __init__(self, origin: Origin, labels: tuple[str, ...], images: Path | None, int8: Int8 | None = None) -> None:
         self.model, self.architecture = origin.model, origin.architecture
         self.weights_from, self.evaluation = origin.weights_from, origin.evaluation
         self._preprocessing = self.preprocessing = origin.preprocessing
@@ -53,14 +55,21 @@ class ClassificationJob(Job):
         )
         self._classes = classes
         self._samples = origin.samples
-        self._pictures = pictures_for(origin.preprocessing, origin.samples, images)
+        self._int8 = int8 or Int8()
+        if int8 is None:
+            self._pictures = pictures_for(origin.preprocessing, origin.samples, images)
+        else:
+            self._calibrating, self._pictures = pictures_for_int8(
+                origin.preprocessing, origin.samples, images, int8.calibration
+            )
 
     def graph(self, precision: Precision, opset: int) -> onnx.ModelProto:
         deployable = DeployClassifier(self.model, self._preprocessing, DTYPES[precision])
-        return to_graph(deployable, self._preprocessing.height, self._preprocessing.width, opset)
+        graph = to_graph(deployable, self._preprocessing.height, self._preprocessing.width, opset)
+        return quantise(graph, self._calibrating, self._int8.full_range) if precision == "int8" else graph
 
     def compare(self, path: Path, precision: Precision) -> Parity:
-        return compare(self._reference, path, precision, self._pictures)
+        return compare(self._reference, path, precision, self._pictures, self._int8.min_agreement)
 
     def example(self) -> torch.Tensor:
         return torch.zeros(1, 3, self._preprocessing.height, self._preprocessing.width)

@@ -71,6 +71,7 @@ def read_graph(path: Path) -> Graph:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise GraphError(f"{path} is not valid ONNX ({_first_line(error)}); export it again") from None
     _check_names(path, model)
+    _check_quantised(path, model)
     initializers = {tensor.name for tensor in model.graph.initializer}
     return Graph(
         path=path,
@@ -122,6 +123,17 @@ def _check_names(path: Path, model: onnx.ModelProto) -> None:
             raise GraphError(
                 f"{path}: node {node.name!r} is a {node.op_type} of domain {node.domain!r}, which TensorRT would take "
                 f"for the standard {node.op_type}; rename the op and export it again"
+            )
+
+
+def _check_quantised(path: Path, model: onnx.ModelProto) -> None:
+    """Biases in int32 are what ONNX Runtime's quantisation for CPUs makes, skipvit-to-onnx's int8 with it."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and types.get(node.input[0]) == onnx.TensorProto.INT32:
+            raise GraphError(
+                f"{path} is quantised for CPUs: it has biases in int32, which TensorRT does not take; build from the "
+                "model's fp16 or fp32 file, or quantise it for TensorRT, symmetrically and without biases"
             )
 
 

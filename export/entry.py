@@ -15,7 +15,7 @@ from skipvit import artifacts, provenance, publishing
 from skipvit.complexity import count_macs, count_params
 from skipvit.manifest import Manifest, Parity, check_name
 
-_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 _PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
 

@@ -11,8 +11,9 @@ from torch import nn
 from skipvit.manifest import Evaluation, Parity, Task, Tensor, Tiling
 from skipvit.transforms import Preprocessing
 
-Precision = Literal["fp32", "fp16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+Precision = Literal["fp32", "fp16", "int8"]
+# What a graph computes in, one in int8 between its quantised layers.
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}
 
 
 class Job(ABC):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime
 
 Floats = npt.NDArray[np.float32]
+INT8_MIN_AGREEMENT = 0.99  # of classes with float32's, unless the user asks for another
 _MOST_PSNR = 200.0  # what equal outputs count as
 
 
@@ -16,11 +17,11 @@ class ParityError(Exception):
     """An exported file strays from its model, or an engine from its file; the message gives the figures."""
 
 
-def open_session(path: Path) -> Any:
-    """An ONNX Runtime session of an exported file on the CPU."""
+def open_session(model: Path | bytes) -> Any:
+    """An ONNX Runtime session of a graph, a file or its bytes, on the CPU."""
     options: Any = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its notes on constants it could not fold say nothing of the result
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def psnr(found: Floats, expected: Floats) -> float:

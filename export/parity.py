@@ -14,7 +14,8 @@ from torch import nn
 
 from export.deploy import Normalise
 from export.graph import LOGITS
-from export.measures import Floats, ParityError, open_session
+from export.job import Precision
+from export.measures import INT8_MIN_AGREEMENT, Floats, ParityError, open_session
 from export.pictures import Pictures
 from skipvit.manifest import Parity
 from skipvit.transforms import Pixels, Preprocessing
@@ -47,8 +48,18 @@ def onnx_logits(path: Path, images: Pixels) -> Floats:
     return np.concatenate([session.run([LOGITS], {name: batch})[0] for batch in batches])
 
 
-def compare(reference: Floats, path: Path, precision: str, pictures: Pictures) -> Parity:
+def compare(
+    reference: Floats,
+    path: Path,
+    precision: Precision,
+    pictures: Pictures,
+    min_agreement: float = INT8_MIN_AGREEMENT,
+) -> Parity:
     """Runs the file and measures how far its logits are from ``reference``.
+
+    Args:
+        min_agreement: the share of pictures, 0..1, whose class has to be the same in int8; other precisions have
+            limits of their own.
 
     Raises:
         ParityError: they are further apart than ``precision`` allows.
@@ -62,7 +73,7 @@ def compare(reference: Floats, path: Path, precision: str, pictures: Pictures) -
     difference = np.abs(found.astype(np.float64) - reference)
     parity = Parity(
         file=path.name,
-        precision="fp16" if precision == "fp16" else "fp32",
+        precision=precision,
         engine=f"onnxruntime {onnxruntime.__version__} CPU",
         images=len(pictures.images),
         images_from=pictures.source,
@@ -70,25 +81,39 @@ def compare(reference: Floats, path: Path, precision: str, pictures: Pictures) -
         mean_abs=float(difference.mean()),
         max_relative=float(difference.max() / max(float(np.abs(reference).max()), 1e-12)),
         top1_agreement=float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1))),
-        tolerance=_tolerance(precision, pictures.real),
+        tolerance=_tolerance(precision, pictures.real, min_agreement),
     )
-    if not _holds(parity, pictures.real):
+    if not _holds(parity, pictures.real, min_agreement):
         raise ParityError(
             f"{path.name} strays from the PyTorch model: max abs {parity.max_abs:.2e}, "
             f"relative {parity.max_relative:.2e}, top-1 agreement {parity.top1_agreement:.2%} on {parity.images} "
-            f"pictures; needed: {parity.tolerance}. Nothing was written. Try fp32, or report the model"
+            f"pictures; needed: {parity.tolerance}. Nothing was written. {_advice(precision)}"
         )
     return parity
 
 
-def _tolerance(precision: str, real: bool) -> str:
+def _tolerance(precision: Precision, real: bool, min_agreement: float) -> str:
+    if precision == "int8":
+        return f"top-1 agreement >= {100 * min_agreement:g} %"
     if precision == "fp32":
         return f"max abs <= {_FP32_MAX_ABS:g}, relative <= {_FP32_MAX_RELATIVE:g}, top-1 agreement 100 %"
     return f"relative <= {_FP16_MAX_RELATIVE:g}" + (", top-1 agreement 100 %" if real else "")
 
 
-def _holds(parity: Parity, real: bool) -> bool:
-    agrees = parity.top1_agreement == 1.0
+def _holds(parity: Parity, real: bool, min_agreement: float) -> bool:
+    agreement = parity.top1_agreement or 0.0
+    if parity.precision == "int8":
+        return agreement >= min_agreement
     if parity.precision == "fp32":
-        return parity.max_abs <= _FP32_MAX_ABS and parity.max_relative <= _FP32_MAX_RELATIVE and agrees
-    return parity.max_relative <= _FP16_MAX_RELATIVE and (agrees or not real)
+        close = parity.max_abs <= _FP32_MAX_ABS and parity.max_relative <= _FP32_MAX_RELATIVE
+        return close and agreement == 1.0
+    return parity.max_relative <= _FP16_MAX_RELATIVE and (agreement == 1.0 or not real)
+
+
+def _advice(precision: Precision) -> str:
+    if precision == "int8":
+        return (
+            "Calibrate on more pictures, and on such as the model will see (--calibration), allow less "
+            "(--min-agreement), or export in fp32 or fp16"
+        )
+    return "Try fp32, or report the model"
