@@ -211,7 +211,13 @@ def _add_engine(engine: argparse.ArgumentParser) -> None:
     add("--batches", nargs="+", type=whole(1), default=[1, 8], help="images a call (default: 1 8)")
     add("--rounds", type=whole(1), default=9, help="turns of every candidate (default: 9)")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="ratios need vit among them")
-    add("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="timm is its plain export of the ViT")
+    add(
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        default=list(FORMS),
+        help="timm is its plain export of the ViT; int8 ours, for CPUs",
+    )
 
 
 def _add_denoisers(denoisers: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.families import EAGER, FAMILIES, FORMS, OURS, PLAIN
+from benchmarks.families import EAGER, FAMILIES, FORMS, INT8, OURS, PLAIN
 from benchmarks.timing import (
     Array,
     Candidate,
@@ -29,11 +29,13 @@ from benchmarks.timing import (
 from benchmarks.turns import speedup
 from export.deploy import DeployClassifier, Normalise
 from export.graph import LOGITS, to_graph
+from export.quantisation import quantise
 from skipvit.complexity import count_macs, count_params
 from skipvit.models import create_model
 from skipvit.transforms import Pixels, Preprocessing
 
 PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "numpy")
+_CALIBRATION = 16  # pictures of noise: speed does not depend on them
 Key = tuple[str, str]  # family, form
 
 
@@ -64,7 +66,7 @@ def measure(
     with TemporaryDirectory() as scratch:
         candidates = _candidates(models, resolution, forms, Path(scratch))
         for batch in batches:
-            pictures = np.random.default_rng(0).integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
+            pictures = _noise(batch, resolution)
             drift = _drift(models, candidates, pictures)
             times = interleave(candidates, pictures, rounds, f"{size} {resolution} px batch {batch}")
             rows += [
@@ -73,7 +75,7 @@ def measure(
                     "form": form,
                     "resolution_px": resolution,
                     "batch": batch,
-                    "precision": "fp32",
+                    "precision": "int8" if form == INT8 else "fp32",
                     **costs[family],
                     **_figures(times, family, form),
                     "max_abs_logit_drift": f"{drift[family, form]:.1e}",
@@ -100,10 +102,18 @@ def _candidates(
             path = scratch / "vit.onnx"
             _plain_export(model, resolution, path)
             found[family, PLAIN] = Candidate(normalised, onnx_run(str(path)))
-        if OURS in forms:
+        if OURS in forms or INT8 in forms:
             graph = to_graph(DeployClassifier(model, preprocessing), resolution, resolution)
-            found[family, OURS] = Candidate(lambda pictures: pictures, onnx_run(graph.SerializeToString()))
+            ours = {OURS: graph} if OURS in forms else {}
+            if INT8 in forms:
+                ours[INT8] = quantise(graph, _noise(_CALIBRATION, resolution))
+            for form, made in ours.items():
+                found[family, form] = Candidate(lambda pictures: pictures, onnx_run(made.SerializeToString()))
     return found
+
+
+def _noise(count: int, resolution: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (count, resolution, resolution, 3), dtype=np.uint8)
 
 
 def _normalised(pictures: Pixels, preprocessing: Preprocessing) -> Array:
@@ -132,7 +142,9 @@ def _drift(models: dict[str, nn.Module], candidates: dict[Key, Candidate], pictu
     size = Preprocessing(height=pictures.shape[1], width=pictures.shape[2])
     reference = {family: torch_run(model)(_normalised(pictures, size)) for family, model in models.items()}
     return {
-        (family, form): checked_drift(logits_of(candidate, pictures), reference[family], f"{form} of {family}")
+        (family, form): checked_drift(
+            logits_of(candidate, pictures), reference[family], f"{form} of {family}", int8=form == INT8
+        )
         for (family, form), candidate in candidates.items()
     }
 

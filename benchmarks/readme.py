@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.families import EAGER, FAMILIES, OURS, PLAIN, split_name
+from benchmarks.families import EAGER, FAMILIES, INT8, OURS, PLAIN, split_name
 from benchmarks.gpu_tables import gpu_table
 from benchmarks.proof_table import proofs_table
 from benchmarks.rows import newest, read_rows
@@ -47,13 +47,16 @@ def engine_table() -> str:
     rows = read_rows("engine")
     found = {(*_setting(r), split_name(r["model"])[0], r["form"]): r for r in rows}
     variants = [f for f in FAMILIES if f != "vit" and any(key[3:] == (f, OURS) for key in found)]
+    forms = {PLAIN: "ViT, timm export, ms", OURS: "ViT, our export, ms"}
+    if any(row["form"] == INT8 for row in rows):
+        forms[INT8] = "ViT, our export in int8, ms"
     lines = []
     for setting in dict.fromkeys(map(_setting, rows)):
-        plain, ours = (found.get((*setting, "vit", form)) for form in (PLAIN, OURS))
-        cells = [_NOT_MEASURED if r is None else f"{float(r['cpu_ms_per_image']):.1f}" for r in (plain, ours)]
-        cells += [_ratio(ours, found.get((*setting, family, OURS))) for family in variants]
+        vits = {form: found.get((*setting, "vit", form)) for form in forms}
+        cells = [_NOT_MEASURED if r is None else f"{float(r['cpu_ms_per_image']):.1f}" for r in vits.values()]
+        cells += [_ratio(vits[OURS], found.get((*setting, family, OURS))) for family in variants]
         lines.append(f"| {' | '.join([*setting, *cells])} |")
-    names = ["size", "px", "batch", "ViT, timm export, ms", "ViT, our export, ms"] + [FAMILIES[f] for f in variants]
+    names = ["size", "px", "batch", *forms.values(), *(FAMILIES[f] for f in variants)]
     return _table(f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(names) - 1), lines, rows)
 
 

@@ -69,10 +69,13 @@ def test_engine_rows_come_from_runs_that_agree(tmp_path: Path) -> None:
         ("vit_tiny_patch16_224", "PyTorch"),
         ("vit_tiny_patch16_224", "timm export"),
         ("vit_tiny_patch16_224", "skipvit export"),
+        ("vit_tiny_patch16_224", "skipvit export, int8"),
         ("glad_tiny_patch16_224", "PyTorch"),
         ("glad_tiny_patch16_224", "skipvit export"),
+        ("glad_tiny_patch16_224", "skipvit export, int8"),
     }
     assert {row["batch"] for row in found} == {1, 2}
+    assert {row["form"] for row in found if row["precision"] == "int8"} == {"skipvit export, int8"}
     for row in found:
         if row["form"] == "timm export":
             assert row["speedup_over_timm_export"] == 1.0
@@ -112,6 +115,10 @@ def test_a_form_that_is_another_model_stops_the_run() -> None:
         timing.checked_drift(logits + 1, logits, "fast of m")
     with pytest.raises(RuntimeError, match="away from PyTorch"):
         timing.checked_drift(logits * np.nan, logits, "broken")
+    ones = logits + 1
+    assert timing.checked_drift(ones * 1.2, ones, "int8 of m", int8=True) == pytest.approx(0.2)
+    with pytest.raises(RuntimeError, match="int8 of m is"):
+        timing.checked_drift(ones * 1.3, ones, "int8 of m", int8=True)
 
 
 def test_every_candidate_runs_once_a_round_and_takes_turns_at_being_first() -> None:
@@ -147,6 +154,12 @@ def test_the_engine_table_has_a_column_a_measured_family(monkeypatch: pytest.Mon
     assert lines[0] == "| size | px | batch | ViT, timm export, ms | ViT, our export, ms | SkipAt | DGSSA+GLAD |"
     assert lines[2] == "| small | 224 | 8 | 97.4 | 84.0 | 1.05 | 2.24 |"
     assert lines[3] == "| base | 224 | 8 | not measured | not measured | not measured | not measured |"
+    found.append(row("vit_small_patch16_224", "skipvit export, int8", 36.0))
+    lines = readme.engine_table().splitlines()
+    assert lines[0].startswith(
+        "| size | px | batch | ViT, timm export, ms | ViT, our export, ms | ViT, our export in int8"
+    )
+    assert lines[2] == "| small | 224 | 8 | 97.4 | 84.0 | 36.0 | 1.05 | 2.24 |"
 
 
 def test_both_servers_answer_all_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
