@@ -83,6 +83,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
     from benchmarks.ladder_chart import draw
     from benchmarks.rows import path_of
     from benchmarks.servers import free_ports, server
+    from skipvit.client import event_loop
 
     with TemporaryDirectory() as scratch:
         models = arguments.models or Path(scratch) / "models"
@@ -97,7 +98,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
             capacity = arguments.exact_per_s or _capacity(port, arguments.capacity_seconds)
             rest = (arguments.rest_seconds, _LITTLE * capacity)
             schedule = Schedule((rest, (arguments.seconds, _STEP_FACTOR * capacity), rest))
-            samples, late_s = asyncio.run(_load(port, schedule, arguments.seed))
+            samples, late_s = event_loop.run(_load(port, schedule, arguments.seed))
     rows = rows_of(samples, schedule, variants, capacity, arguments.p99_ms, late_s)
     for picture in draw(rows, path_of("ladder", Path(arguments.out))):
         print(f"Written: {picture}")
@@ -128,7 +129,7 @@ def _request(variant: str | None = None) -> bytes:
     import httpx
 
     from skipvit.client.bench import made_up_picture
-    from skipvit.client.load import request_bytes
+    from skipvit.client.http_exchange import request_bytes
 
     headers = {"Content-Type": "image/jpeg", **({"X-Skipvit-Variant": variant} if variant else {})}
     url = f"http://127.0.0.1/v1/classify?model={_GROUP}"
@@ -139,22 +140,36 @@ async def _load(port: int, schedule: Schedule, seed: int) -> tuple[list[Sample],
     import httpx
     from tqdm import tqdm
 
-    from skipvit.client.load import HttpExchange, Plan, open_loop
+    from skipvit.client.asking import Done
+    from skipvit.client.http_exchange import HttpExchange
+    from skipvit.client.load import Plan, open_loop
 
     clock = asyncio.get_running_loop().time
     began, samples = clock(), []
     url = httpx.URL(f"http://127.0.0.1:{port}")
 
     class Watched(HttpExchange):
-        async def ask(self, request: bytes) -> int:
-            sent, status = clock(), "broken"
-            try:
-                answer = await super().ask(request)
-                status = str(answer)
-                return answer
-            finally:
+        sent: float | None = None  # of the request that is on its way
+
+        def ask(self, request: bytes, done: Done) -> None:
+            self.sent = clock()
+
+            def note(answer: int | Exception) -> None:
+                self.note(str(answer) if isinstance(answer, int) else "broken")
+                done(answer)
+
+            super().ask(request, note)
+
+        def note(self, status: str) -> None:
+            if self.sent is not None:
                 variant = self.fields.get(b"x-skipvit-model", b"").strip().decode().partition("/")[0]
-                samples.append(Sample(sent - began, clock() - sent, status, variant if status == "200" else ""))
+                sample = Sample(self.sent - began, clock() - self.sent, status, variant if status == "200" else "")
+                samples.append(sample)
+            self.sent = None
+
+        def close(self) -> None:
+            self.note("broken")  # its time was over
+            super().close()
 
     total = schedule.ends[-1]
     with tqdm(desc="load", total=round(total), unit="s", leave=False) as bar:

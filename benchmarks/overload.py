@@ -5,7 +5,6 @@ is one that takes tens of milliseconds, so that a refusal, on both sides, is sma
 """
 
 import argparse
-import asyncio
 import random
 import sys
 import threading
@@ -127,7 +126,8 @@ class _Phase:
 
 
 def _closed(port: int, pid: int, phase: str, clients: int, seconds: float) -> _Phase:
-    from skipvit.client.load import HttpExchange, Plan, closed_loop
+    from skipvit.client.http_exchange import HttpExchange
+    from skipvit.client.load import Plan, closed_loop
 
     url, request = _target(port)
     found = _Phase(phase, clients)
@@ -137,7 +137,8 @@ def _closed(port: int, pid: int, phase: str, clients: int, seconds: float) -> _P
 
 
 def _open(port: int, pid: int, rate: float, seconds: float, warm_up_s: float) -> _Phase:
-    from skipvit.client.load import HttpExchange, Plan, open_loop, poisson_arrivals
+    from skipvit.client.http_exchange import HttpExchange
+    from skipvit.client.load import Plan, open_loop, poisson_arrivals
 
     url, request = _target(port)
     found = _Phase("overload", offered_per_s=rate)
@@ -152,7 +153,7 @@ def _target(port: int) -> tuple["httpx.URL", bytes]:
     import httpx
 
     from skipvit.client.bench import made_up_picture
-    from skipvit.client.load import request_bytes
+    from skipvit.client.http_exchange import request_bytes
 
     url = f"http://127.0.0.1:{port}"
     headers = {"Content-Type": "image/jpeg"}
@@ -165,6 +166,7 @@ def _watched(found: _Phase, pid: int, load: "Coroutine[Any, Any, Measurement]", 
     from tqdm import tqdm
 
     from benchmarks.servers import cpu_seconds, rss_mb
+    from skipvit.client import event_loop
     from skipvit.client.load import percentiles
 
     over = threading.Event()
@@ -179,7 +181,7 @@ def _watched(found: _Phase, pid: int, load: "Coroutine[Any, Any, Measurement]", 
     watcher.start()
     begun, server_s, load_s = time.monotonic(), cpu_seconds(pid), time.process_time()
     try:
-        measured = asyncio.run(load)
+        measured = event_loop.run(load)
     finally:
         over.set()
         watcher.join()

@@ -1,6 +1,5 @@
 """Ours against plain FastAPI over HTTP: the same model file, decoder and pictures, both running, measured in turns."""
 
-import asyncio
 import io
 import os
 import socket
@@ -22,7 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from export.to_onnx import main as to_onnx
-from skipvit.client.load import HttpExchange, Measurement, Plan, closed_loop, percentiles, request_bytes
+from skipvit.client import event_loop
+from skipvit.client.http_exchange import HttpExchange, request_bytes
+from skipvit.client.load import Measurement, Plan, closed_loop, percentiles
 
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "pillow", "numpy")
 # One block of width 64 over 49 patches: less than a millisecond, so that the server and not the model is measured.
@@ -104,7 +105,7 @@ def form_and_body(picture: bytes) -> tuple[bytes, bytes]:
 def run_load(port: int, request: bytes, clients: int, seconds: float) -> Measurement:
     """Sends ``request`` to 127.0.0.1:port over so many connections, each when its last was answered."""
     url = httpx.URL(f"http://127.0.0.1:{port}")
-    return asyncio.run(closed_loop(lambda: HttpExchange(url, None), [request], clients, Plan(seconds)))
+    return event_loop.run(closed_loop(lambda: HttpExchange(url, None), [request], clients, Plan(seconds)))
 
 
 def photo() -> bytes:

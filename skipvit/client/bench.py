@@ -20,16 +20,8 @@ from skipvit.client.address import base_headers, checked_url
 from skipvit.client.asynchronous import AsyncClient
 from skipvit.client.commands import expand
 from skipvit.client.errors import BadInput
-from skipvit.client.load import (
-    HttpExchange,
-    Measurement,
-    Plan,
-    closed_loop,
-    open_loop,
-    percentiles,
-    poisson_arrivals,
-    request_bytes,
-)
+from skipvit.client.http_exchange import HttpExchange, request_bytes
+from skipvit.client.load import Measurement, Plan, closed_loop, open_loop, percentiles, poisson_arrivals
 from skipvit.client.pictures import read_file
 
 _PERCENTS = (50, 90, 95, 99)

@@ -24,6 +24,7 @@ from skipvit.arguments import whole
 from skipvit.client import bench, commands
 from skipvit.client.address import DEFAULT_URL
 from skipvit.client.errors import ClientError
+from skipvit.client.event_loop import new_loop
 
 _TIMEOUTS_S = {"classify": 60.0, "denoise": 300.0, "video": 900.0, "models": 10.0, "bench": 60.0}
 
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     args.api_key = os.environ.get("SKIPVIT_API_KEY") or None
     try:
-        code = asyncio.run(args.run(args))
+        with asyncio.Runner(loop_factory=args.loop_factory) as runner:
+            code = runner.run(args.run(args))
         sys.stdout.flush()
         return code
     except ClientError as error:
@@ -66,6 +68,7 @@ def _command(
     found: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str
 ) -> argparse.ArgumentParser:
     parser = found.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(loop_factory=None)
     url = os.environ.get("SKIPVIT_URL") or DEFAULT_URL
     parser.add_argument("--url", default=url, help="of the server (default: SKIPVIT_URL, or else %(default)s)")
     parser.add_argument(
@@ -146,7 +149,7 @@ def _add_bench(found: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--seed", type=whole(0), default=0, help="of the random start times (default: 0)")
     parser.add_argument("--json", action="store_true", help="one JSON line in place of the table")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="add a row to this file, which is made if need be")
-    parser.set_defaults(run=bench.run)
+    parser.set_defaults(run=bench.run, loop_factory=new_loop)
 
 
 def _number(*, least: float = float("-inf"), above: float = float("-inf"), most: float = 1e6) -> Callable[[str], float]:

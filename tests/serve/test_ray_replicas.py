@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from serve.ray_app import RayArguments, build
-from skipvit.client.load import HttpExchange, Measurement, Plan, closed_loop, request_bytes
+from skipvit.client.http_exchange import HttpExchange, request_bytes
+from skipvit.client.load import Measurement, Plan, closed_loop
 from tests.serve.denoisers import write_denoiser
 from tests.serve.servers import png, write_model
 from tests.serve.test_client_served import (

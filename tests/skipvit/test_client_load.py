@@ -9,16 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipvit.client.load import (
-    HttpExchange,
-    Measurement,
-    Plan,
-    closed_loop,
-    open_loop,
-    percentiles,
-    poisson_arrivals,
-    request_bytes,
-)
+from skipvit.client.asking import Done
+from skipvit.client.http_exchange import HttpExchange, _Connection, request_bytes
+from skipvit.client.load import Measurement, Plan, closed_loop, open_loop, percentiles, poisson_arrivals
 from tests.skipvit.scripted_server import answer, scripted
 from tests.skipvit.virtual_time import run_at_once
 
@@ -35,22 +28,34 @@ class Machine:
         self.opened = self.closed = 0
         self.asked: list[bytes] = []
 
-    def connect(self) -> "Machine":
+    def connect(self) -> "Line":
         self.opened += 1
-        return self
+        return Line(self)
 
-    def close(self) -> None:
-        self.closed += 1
-
-    async def ask(self, request: bytes) -> int:
-        now = asyncio.get_running_loop().time()
-        self.asked.append(request)
+    def answer_at(self, now: float) -> float:
         begin = max(now, self.free_at)
         if self.stall_from <= begin < self.stall_to:
             begin = self.stall_to
         self.free_at = begin + self.seconds
-        await asyncio.sleep(self.free_at - now)
-        return self.status
+        return self.free_at
+
+
+class Line:
+    """A connection to the machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.answer: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        self.machine.closed += 1
+        if self.answer is not None:
+            self.answer.cancel()
+
+    def ask(self, request: bytes, done: Done) -> None:
+        loop = asyncio.get_running_loop()
+        self.machine.asked.append(request)
+        self.answer = loop.call_at(self.machine.answer_at(loop.time()), done, self.machine.status)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.lists(st.floats(0, 100), min_size=1, max_size=5))
@@ -127,6 +132,28 @@ def test_an_answer_that_never_comes_is_a_timeout() -> None:
     assert (found.seconds, found.requests_per_s) == (1.0, 0.0)
 
 
+def test_what_waits_for_a_connection_times_out_too() -> None:
+    machine = Machine(3.0)
+    found = run_at_once(open_loop(machine.connect, [b"x"], [0.0, 0.5, 2.9], Plan(1.0, timeout_s=2.0), 1))
+    assert found.outcomes == {"timeout": 3}  # at 2.0, 2.5 and 4.9
+    assert machine.opened == machine.closed == 3
+
+
+def test_a_client_that_is_told_nothing_goes_on_asking() -> None:
+    machine = Machine(100.0)
+    found = run_at_once(closed_loop(machine.connect, [b"x"], 2, Plan(10.0, timeout_s=2.0)))
+    assert found.outcomes == {"timeout": 10}  # two in each of 0.0, 2.05, 4.1, 6.15 and 8.2
+
+
+def test_a_mistake_of_the_exchange_is_not_counted_but_raised() -> None:
+    class Wrong(Line):
+        def ask(self, request: bytes, done: Done) -> None:
+            asyncio.get_running_loop().call_soon(done, RuntimeError("a mistake"))
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run_at_once(open_loop(lambda: Wrong(Machine(1.0)), [b"x"], [0.0, 1.0], Plan(2.0)))
+
+
 def test_cancelling_gives_what_was_measured() -> None:
     async def interrupted() -> Measurement:
         task = asyncio.create_task(closed_loop(Machine(0.1).connect, [b"x"], 2, Plan(60.0)))
@@ -161,6 +188,35 @@ def test_answers_over_a_socket(said: bytes, outcome: str) -> None:
     assert server.seen[0][0] == "POST /v1/classify?top_k=1 HTTP/1.1"
     assert server.seen[0][2] == b"picture"
     assert len(server.seen) >= found.outcomes.total()
+
+
+@settings(deadline=None)
+@given(
+    said=st.sampled_from(
+        [answer(200, b"body" * 50), answer(503), CHUNKED, CHUNKED.replace(b"0\r\n\r", b"0\r\nA: b\r\n\r")]
+    ),
+    cuts=st.sets(st.integers(1, 300)),
+)
+def test_answers_in_pieces(said: bytes, cuts: set[int]) -> None:
+    """However an answer is cut, its status is told once, with its last byte, and the connection goes on."""
+    ends = sorted(cut for cut in cuts if cut < len(said))
+    pieces = [said[begin:end] for begin, end in zip([0, *ends], [*ends, len(said)], strict=True)]
+    told: list[int | Exception] = []
+    connection = _Connection()
+    connection.connection_made(FakeTransport())
+    for _ in range(2):
+        connection.ask(b"x", told.append)
+        for piece in pieces:
+            before = len(told)
+            connection.data_received(piece)
+        assert (before, len(told)) == (len(told) - 1, len(told))
+    assert told == [int(said[9:12])] * 2
+    assert not connection.closed
+
+
+class FakeTransport(asyncio.Transport):
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert data == b"x"
 
 
 def test_nobody_there_is_counted_as_refused() -> None:
