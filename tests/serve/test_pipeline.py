@@ -146,3 +146,25 @@ def test_the_decoder_takes_high_first_and_of_a_request_of_many_one_at_a_time(mon
     collector.wait(5)
     stage.close()
     assert [ticket.result.item() for ticket in collector.done if ticket.result is not None] == [0, 1, 2, 3, 4]
+
+
+class SlotsElsewhere(Batcher):
+    """A batcher whose model runs in another process: to say what waits, it goes through all that is on its way."""
+
+    counted = 0
+
+    @property
+    def has_threads(self) -> bool:
+        return True
+
+    @property
+    def waiting(self) -> int:
+        self.counted += 1
+        return 1
+
+
+def test_who_cannot_lend_a_hand_does_not_count_what_waits() -> None:
+    """With fronts, each picture that was decoded paid for a count of all that are in flight."""
+    elsewhere = SlotsElsewhere(Echo(0), max_batch=1, max_wait_s=0.0)
+    DecodeStage(1, ImageLimits(), lambda: [elsewhere])._help()
+    assert elsewhere.counted == 0
