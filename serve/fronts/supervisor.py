@@ -8,30 +8,26 @@ is started again, at once the first time, and after ever longer pauses while it 
 
 import contextlib
 import logging
-import os
 import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import orjson
 
 from serve.fronts.control import DRAIN, SCRAPE, SIGNALS, Control, Kind, Message
 from serve.fronts.scrape import Scrapes
-from serve.models.settings import ModelSettings
+from serve.fronts.share import share_of
+from serve.fronts.spawn import Role, spawn
 from serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["engine", "front"]
-_ROOT = Path(__file__).resolve().parents[2]
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _HEALTHY_AFTER_S = 10.0
@@ -54,7 +50,12 @@ class Seat:
         """How long to wait after so many deaths."""
         if self.deaths <= 1:
             return 0.0
-        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self.deaths - 2)))
+        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self.deaths - 2, 10)))
+
+    def wait_for_next(self) -> float:
+        """Has the next process start no sooner than after the pause, which is returned."""
+        self.due = time.monotonic() + self.pause_s()
+        return self.pause_s()
 
 
 @dataclass
@@ -120,27 +121,31 @@ class Supervisor:
                 self._start(seat)
 
     def _start(self, seat: Seat) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
-        command = [sys.executable, "-m", f"serve.fronts.{seat.role}_process"]
-        with theirs, _held_back():
-            fd = theirs.fileno()
-            seat.process = subprocess.Popen(
-                [*command, str(fd)], env=environment, stdin=subprocess.DEVNULL, pass_fds=[fd]
-            )
+        try:
+            seat.process, ours = spawn(seat.role)
+        except OSError as error:  # such as no memory or no descriptor for another process; there may be later
+            seat.deaths += 1
+            pause_s = seat.wait_for_next()
+            logger.error("the %s cannot be started (%s); tried again in %g s", _NAMES[seat.role], error, pause_s)
+            return
         seat.control, seat.ready, seat.started = Control(ours), False, time.monotonic()
         self._selector.register(ours, selectors.EVENT_READ, seat)
         settings = self._settings if seat.role == "engine" else share_of(self._settings)
         given = {**settings.model_dump(mode="json"), "port": self._port}
         self._tell(seat, Kind.START, orjson.dumps({"models_dir": str(self._models_dir), "settings": given}))
         for front in self._fronts if seat.role == "engine" else [seat]:
-            self._connect(front)
+            self._connect(front, seat)
 
-    def _connect(self, front: Seat) -> None:
-        """Gives a front and the engine's process the two ends of a connection."""
+    def _connect(self, front: Seat, new: Seat) -> None:
+        """Gives a front and the engine's process, of which one is new, the two ends of a connection."""
         if front.control is None or self._engine.control is None:
             return
-        one, other = socket.socketpair()
+        try:
+            one, other = socket.socketpair()
+        except OSError:  # without it the new one is of no use; its end is heard next, and another is started
+            assert new.process is not None, "it was just started"
+            new.process.kill()
+            return
         with one, other:
             self._tell(front, Kind.LINK, fds=(one.fileno(),))
             self._tell(self._engine, Kind.LINK, fds=(other.fileno(),))
@@ -173,8 +178,8 @@ class Supervisor:
         else:
             healthy = seat.ready and time.monotonic() - seat.started >= _HEALTHY_AFTER_S
             seat.deaths = 1 if healthy else seat.deaths + 1
-            seat.due = time.monotonic() + seat.pause_s()
-            logger.error("the %s ended with %d; another is started in %g s", _NAMES[seat.role], code, seat.pause_s())
+            pause_s = seat.wait_for_next()
+            logger.error("the %s ended with %d; another is started in %g s", _NAMES[seat.role], code, pause_s)
 
     def _after_leaving(self, seat: Seat, code: int) -> None:
         if seat.role == "front" and code != 0:
@@ -244,48 +249,9 @@ class Supervisor:
         self._leave_by = time.monotonic() + lame_duck_s + self._settings.drain_s + _EXIT_WITHIN_S
         for front in self._fronts:
             self._tell(front, Kind.DRAIN, DRAIN.pack(lame_duck_s))
-        if not any(front.process for front in self._fronts):
-            self._tell(self._engine, Kind.STOP)
 
 
 _NAMES = {"engine": "process of the engines", "front": "front"}
-
-
-def share_of(settings: Settings) -> Settings:
-    """The settings of each of several fronts: what bounds a server's memory and threads is divided between them."""
-
-    def share(limit: int, least: int = 1) -> int:
-        return max(least, -(-limit // settings.fronts))
-
-    return settings.model_copy(
-        update={
-            "max_in_flight": share(settings.max_in_flight, settings.max_files),
-            "models": {name: _share_of_model(own, settings.fronts) for name, own in settings.models.items()},
-            "max_buffered_bytes": share(settings.max_buffered_bytes, settings.max_body_bytes),
-            "max_pixels_in_flight": share(settings.pixels_in_flight, settings.max_pixels),
-            "max_videos": share(settings.max_videos),
-            "decode_threads": share(settings.decoders),
-        }
-    )
-
-
-def _share_of_model(own: ModelSettings, fronts: int) -> ModelSettings:
-    limit = own.max_in_flight
-    return own if limit is None else own.model_copy(update={"max_in_flight": -(-limit // fronts)})
-
-
-def _python_path() -> str:
-    return os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Holds signals back from a process that is started, until it takes them itself."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -25,8 +25,6 @@ from PIL import Image
 from serve.fronts.control import Control
 from serve.fronts.engine_process import EngineProcess
 from serve.fronts.front_process import FrontServer
-from serve.fronts.supervisor import Supervisor
-from serve.settings import Settings
 from tests.serve.servers import encoded, png, wait_until
 from tests.serve.test_cli import program
 
@@ -173,18 +171,6 @@ def test_what_cannot_be_served_ends_the_server_with_one_line(tmp_path: Path) -> 
     assert "skipvit-serve: " in done.stderr
     assert "holds no model" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_server_that_is_still_starting_ends_when_it_is_told_to() -> None:
-    """Large models take minutes to open; neither the engine nor a front that waits for it listens meanwhile."""
-    with socket.create_server(("127.0.0.1", 0)) as claim:
-        supervisor = Supervisor(Path(), Settings(fronts=2), claim, lambda: None)
-        starting, dead = supervisor._fronts
-        starting.process = supervisor._engine.process = cast(Any, Mock())
-        dead.ready = True
-        supervisor._orders.signals.append(signal.SIGTERM)
-        supervisor._obey()
-        assert supervisor._code == 0
 
 
 def test_a_drain_goes_on_without_the_supervisor() -> None:
