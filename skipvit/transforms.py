@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from skipvit.resampling import Interpolation, resize
+from skipvit.resampling import Box, Interpolation, resize
 
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
@@ -39,13 +39,13 @@ class Preprocessing(BaseModel):
     def __call__(self, image: Image.Image) -> Pixels:
         """Returns (height, width, 3) uint8 pixels of ``image``, which may have any mode and size."""
         rgb = to_rgb(image)
-        box = self._window(rgb.width, rgb.height)
+        box = self.window(rgb.width, rgb.height)
         size = (self.width, self.height)
         if rgb.size == size and box == (0.0, 0.0, float(rgb.width), float(rgb.height)):
             return np.asarray(rgb, dtype=np.uint8)
         return resize(rgb, size, self.interpolation, box)
 
-    def _window(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def window(self, width: int, height: int) -> Box:
         """The part of a width x height picture that is kept: left, top, right, bottom in source pixels."""
         if self.resize == "squash":
             return 0.0, 0.0, float(width), float(height)

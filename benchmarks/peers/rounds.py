@@ -86,6 +86,10 @@ def _candidates(models: Path, picture: bytes, arguments: argparse.Namespace) -> 
         ours = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
         yield Candidate(FORM, ours, form)
         yield Candidate(BODY, ours, body)
+        # What the server alone brings: its pictures are then resized as the peers' are.
+        by_pillow = ["env", "SKIPVIT_RESAMPLING=pillow", *ours]
+        yield Candidate(f"{FORM}, resized by Pillow", by_pillow, form)
+        yield Candidate(f"{BODY}, resized by Pillow", by_pillow, body)
         if (cpus := available_cpus()) > 1:
             fronts = [*ours, "--fronts", str(cpus)]
             yield Candidate(f"{FORM}, {cpus} fronts", fronts, form)

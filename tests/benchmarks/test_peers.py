@@ -37,7 +37,10 @@ def test_servers_are_measured_in_turns(
     found = read_rows("peers", tmp_path)
     assert [(row["server"], row["clients"]) for row in found] == [
         (name, clients)
-        for name in ("plain FastAPI, 1 worker", comparison.FORM, comparison.BODY)
+        for name in (
+            "plain FastAPI, 1 worker",
+            *(f"{way}{by}" for by in ("", ", resized by Pillow") for way in (comparison.FORM, comparison.BODY)),
+        )
         for clients in ["1", "32"]
     ]
     for row in found:

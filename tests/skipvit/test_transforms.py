@@ -119,7 +119,7 @@ def test_stack_refuses_nothing_and_mixtures() -> None:
 @given(st.integers(1, 1100), st.integers(1, 1100), st.sampled_from([28, 112, 224, 299, 518]))
 def test_a_crop_of_the_whole_is_never_refused_for_a_rounding_error(width: int, height: int, side: int) -> None:
     pre = Preprocessing(height=side, width=side, crop_pct=1.0, interpolation="nearest")
-    left, top, right, bottom = pre._window(width, height)
+    left, top, right, bottom = pre.window(width, height)
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
     pre(Image.new("L", (225, 275)))  # a size at which rounding went outside
