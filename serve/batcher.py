@@ -266,7 +266,8 @@ class Batcher:
             return
         infer_s = time.perf_counter() - started
         for ticket, row in zip(batch, rows, strict=True):
-            ticket.result, ticket.infer_s, ticket.batch_size = row, infer_s, len(batch)
+            ticket.answer(row)
+            ticket.infer_s, ticket.batch_size = infer_s, len(batch)
 
     def _rows(self, batch: list[Ticket], engine: Engine) -> Rows:
         pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
@@ -290,7 +291,7 @@ class Batcher:
             try:
                 if len(batch) == 1 or ticket.abandoned:
                     raise error
-                ticket.result = self._rows([ticket], engine)[0]
+                ticket.answer(self._rows([ticket], engine)[0])
                 ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
             except Exception:  # this is the picture that the engine fails on, and it fails alone
                 ticket.error = EngineFailed(

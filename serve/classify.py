@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,9 @@ class Classify:
     async def _answer(self, order: Order) -> None:
         model = order.model
         top_k = parse_top_k(order.parameters.get("top_k"), DEFAULT_TOP_K)
-        tickets = await self._predict(order)
+        tickets = await self._predict(order, top_k)
         answered = zip(order.pictures, tickets, strict=True)
-        results = [_result(model, picture, ticket, top_k) for picture, ticket in answered]
+        results = [_result(model, picture, ticket) for picture, ticket in answered]
         if all(ticket.error for ticket in tickets) and (error := tickets[0].error):
             raise error
         answer = {
@@ -65,7 +66,7 @@ class Classify:
         }
         await send_json(order.send, 200, orjson.dumps(answer), order.chosen.headers)
 
-    async def _predict(self, order: Order) -> list[Ticket]:
+    async def _predict(self, order: Order, top_k: int) -> list[Ticket]:
         """Sends the pictures through decoding and batching; all tickets come back done."""
         model, pictures = order.model, order.pictures
         loop = asyncio.get_running_loop()
@@ -82,6 +83,7 @@ class Classify:
             tickets = [Ticket(on_done, order.priority) for _ in pictures]
             try:
                 for place, (picture, ticket) in enumerate(zip(pictures, tickets, strict=True)):
+                    ticket.digest = partial(likeliest, top_k=top_k)
                     job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher, place)
                     self._decoding.submit(job)
                 await unless_gone(finished, order.receive, loop)
@@ -103,24 +105,27 @@ class Classify:
                 self._metrics.stage("infer", ticket.infer_s, model)
 
 
-def _result(model: ServedModel, picture: Picture, ticket: Ticket, top_k: int) -> dict[str, Any]:
+def _result(model: ServedModel, picture: Picture, ticket: Ticket) -> dict[str, Any]:
     if ticket.error is not None or ticket.result is None:
         return {"file": picture.name, "error": ticket.error.as_dict() if ticket.error else None}
     return {
         "file": picture.name,
-        "predictions": top_predictions(ticket.result, model.labels, top_k),
+        "predictions": _predictions(ticket.result, model.labels),
         "timing_ms": {"decode": _ms(ticket.decode_s), "queue": _ms(ticket.queue_s), "infer": _ms(ticket.infer_s)},
         "batch_size": ticket.batch_size,
     }
 
 
-def top_predictions(probabilities: Rows, labels: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-    """The ``top_k`` likeliest classes, best first; all of them if there are fewer."""
-    best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    values = probabilities[best].tolist()
+def likeliest(probabilities: Rows, top_k: int) -> list[tuple[int, float]]:
+    """The ``top_k`` likeliest of (classes,), best first, with their probabilities; all of them if there are fewer."""
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return list(zip(best.tolist(), probabilities[best].tolist(), strict=True))
+
+
+def _predictions(best: list[tuple[int, float]], labels: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"label": labels[index] if labels else str(index), "index": index, "probability": round(value, 6)}
-        for index, value in zip(best, values, strict=True)
+        for index, value in best
     ]
 
 

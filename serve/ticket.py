@@ -19,6 +19,7 @@ class Ticket:
         "batch_size",
         "begun",
         "decode_s",
+        "digest",
         "error",
         "infer_s",
         "on_abandoned",
@@ -36,7 +37,8 @@ class Ticket:
         self.abandoned = False  # read by whoever would work on it next
         self.on_abandoned: Callable[[], None] | None = None  # where the work is done in another process
         self.pixels: Any = None  # uint8 pixels, or whatever else its batcher runs
-        self.result: Any = None  # the model's row for it: (classes,) float32, or uint8 pixels
+        self.digest: Callable[[Any], Any] | None = None  # what is made of the row, away from the event loop
+        self.result: Any = None  # the model's row for it: (classes,) float32, or uint8 pixels; or its digest
         self.error: RequestError | None = None
         self.batch_size = 0
         self.begun = 0  # stages that it entered: decoding, then a run of the model
@@ -49,6 +51,10 @@ class Ticket:
         tell = self.on_abandoned  # looked at once: another thread may be taking it back
         if tell is not None:
             tell()
+
+    def answer(self, row: Any) -> None:
+        """Takes the model's row for it."""
+        self.result = row if self.digest is None else self.digest(row)
 
     def drop(self) -> None:
         """Called in place of ``on_done`` by a batcher that leaves it out: whoever lent memory gets it back."""

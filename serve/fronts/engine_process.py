@@ -22,7 +22,7 @@ from serve.heap import return_large_blocks
 from serve.models.group import GroupError, open_groups
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
-from serve.monitoring.logs import set_up_logging
+from serve.monitoring.logs import flush_log, set_up_logging
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from serve.tasks import ROUTES
@@ -120,4 +120,5 @@ def main() -> int:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
+    flush_log()
     os._exit(code)  # at once: a thread may hang in an engine, and nothing is left to be written

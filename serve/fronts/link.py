@@ -201,7 +201,7 @@ class FrontLink:
         ticket.infer_s, ticket.batch_size = infer_s, batch_size
         if outcome == OK:
             row = answer[: model.result_bytes].view(np.dtype(model.result_type))
-            ticket.result = row.reshape(model.result_shape).copy()
+            ticket.answer(row.reshape(model.result_shape).copy())
         elif outcome == FAILED:
             ticket.error = error_of(answer[:length].tobytes())
         else:

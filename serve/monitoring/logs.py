@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import orjson
 
+from serve.monitoring.log_lines import LinesHandler
+
 # The trace that a request belongs to, where OpenTelemetry is on; every line that is written for it carries it.
 TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
 
@@ -42,7 +44,7 @@ class TextFormatter(logging.Formatter):
 def set_up_logging(log_format: Literal["auto", "json", "text"]) -> None:
     """Sends the log of this process to stderr, warnings of libraries included."""
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LinesHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -50,6 +52,12 @@ def set_up_logging(log_format: Literal["auto", "json", "text"]) -> None:
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and stop lines repeat ours
     logging.getLogger("PIL").setLevel(logging.WARNING)
+
+
+def flush_log() -> None:
+    """Writes what was logged, for a process that is about to end without the interpreter's own leave."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -5,8 +5,8 @@ Starlette's ``BaseHTTPMiddleware`` would hide disconnects from the routes and co
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -123,7 +123,8 @@ class Doorway:
 def request_id_of(scope: Scope) -> str:
     """The client's X-Request-ID if it is short and plain, otherwise a fresh one."""
     given = header(scope, b"x-request-id")
-    return given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
+    # No secret: asking the system for one would let go of the interpreter's lock, and wait to have it back.
+    return given if _PLAIN_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 def _shutting_down() -> NotReady:

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from serve.models.repository import Repository
+from serve.monitoring.logs import flush_log
 from serve.settings import Settings
 from serve.web.tls import Tls, tls_of
 
@@ -90,9 +91,14 @@ class HttpServer(uvicorn.Server):
 
 def _end_soon() -> None:
     """Ends this process in a moment, even where a thread hangs in an engine: Python would wait for it."""
-    timer = threading.Timer(_AT_ONCE_S, os._exit, (0,))
+    timer = threading.Timer(_AT_ONCE_S, _end_now)
     timer.daemon = True
     timer.start()
+
+
+def _end_now() -> None:
+    flush_log()
+    os._exit(0)
 
 
 def end_past_hung_threads(code: int) -> None:
