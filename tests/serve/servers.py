@@ -174,7 +174,7 @@ def held_repository(root: Path, settings: Settings) -> tuple[Repository, HeldEng
     return Repository([ServedModel(entry, engine, settings, CLASSES)]), engine
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Polls ``condition``; fails the test when it stays false."""
     deadline = time.monotonic() + timeout_s
     while not condition():
