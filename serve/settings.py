@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     is dropped. X-Request-Timeout may ask for less. 0 leaves it to that header."""
     send_timeout_s: float = Field(default=60.0, gt=0)
     """Longest a client may take to receive 1 MiB of a picture or clip, which is held in memory meanwhile."""
+    keep_alive_s: int = Field(default=75, ge=1)
+    """Longest that a connection is kept open for a client's next request. A load balancer in front must give its own
+    up sooner, as most do after 60 s, or it sends requests on connections that are just being closed."""
+    max_idle_connections: int = Field(default=0, ge=0)
+    """Connections kept open on which nothing is being answered; of more, those idle longest are closed. 0 takes half
+    of the files that the process may open, and 2048 at most."""
 
     engine: Literal["auto", "onnx-cpu", "onnx-cuda", "tensorrt", "tensorrt-rtx"] = "auto"
     """What runs the models: onnx-cpu, onnx-cuda, tensorrt or tensorrt-rtx. auto takes for each model the fastest of

@@ -17,6 +17,7 @@ def share_of(settings: Settings) -> Settings:
             "max_buffered_bytes": share(settings.max_buffered_bytes, settings.max_body_bytes),
             "max_pixels_in_flight": share(settings.pixels_in_flight, settings.max_pixels),
             "max_videos": share(settings.max_videos),
+            "max_idle_connections": share(settings.max_idle_connections, 0),
             "decode_threads": share(settings.decoders),
         }
     )

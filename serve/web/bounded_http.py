@@ -7,10 +7,12 @@ lets one client without a key stop the server.
 
 import asyncio
 import http
-from typing import Any
+from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from serve.web.idle import IdleConnections
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_PIPELINED = 16
@@ -31,6 +33,11 @@ class BoundedHttp(HttpToolsProtocol):
     taken_within_s = 60.0
     """In which a client must take something of what waits to be sent to it."""
 
+    farewell_s = 1.0
+    """In which a client must take leave where TLS asks it to."""
+    idle: ClassVar[IdleConnections | None] = None
+    """Of the server; none is closed for another without it."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._unfinished = 0  # bytes
@@ -39,15 +46,20 @@ class BoundedHttp(HttpToolsProtocol):
         self._unsent = 0  # bytes, when that was last looked at
         self._moves = 0  # signs since then that the client takes what is sent, or at least asks for more
         self._look: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self._start_timer()
+        self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finished()
-        if self._look is not None:
-            self._look.cancel()
+        if self.idle is not None:
+            self.idle.discard(self)
+        for timer in (self._look, self._farewell):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         if self._begun is not None and not self._begun.response_complete:  # uvicorn tells the last of several only
             self._begun.disconnected = True
@@ -68,6 +80,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._moves += 1
+        if not self._answering and not self.transport.is_closing():
+            self._rest()
         self._watch_unsent()  # the connection may be closing, and does so only when all is sent
 
     def data_received(self, data: bytes) -> None:
@@ -114,6 +128,8 @@ class BoundedHttp(HttpToolsProtocol):
             return  # the parser takes what follows for another protocol
         if len(self.pipeline) == MAX_PIPELINED:
             raise OverflowError("too many requests wait on this connection")  # the parser ends with it
+        if self.idle is not None:
+            self.idle.discard(self)
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -143,6 +159,26 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._watch_unsent()
+
+    def _rest(self) -> None:
+        if self.idle is not None:
+            self.idle.add(self)
+
+    def shutdown(self) -> None:
+        if self._answering:
+            super().shutdown()  # after the answer
+        else:
+            self.hang_up()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Closes a connection on which nothing is being answered."""
+        self.transport.close()
+        if self.scheme == "https" and not self.transport.get_write_buffer_size():
+            # A client that does not take leave, as TLS has it, would be waited for, and keep the server from ending.
+            self._farewell = self.loop.call_later(self.farewell_s, self.transport.abort)
 
     @property
     def _answering(self) -> bool:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from serve.models.repository import Repository
 from serve.monitoring.logs import flush_log
 from serve.settings import Settings
+from serve.web.idle import IdleConnections, most_idle
 from serve.web.tls import Tls, tls_of
 
 logger = logging.getLogger(__name__)
@@ -142,20 +143,24 @@ def url_of(host: str, port: int, *, tls: bool = False) -> str:
 def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(),
+        http=_protocol(settings),
         ws="none",
         access_log=False,  # the app writes its own, with the request id
         log_config=None,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         backlog=BACKLOG,
         ssl_context_factory=(lambda _config, _default: tls.context) if tls else None,
     )
 
 
-def _protocol() -> "type[asyncio.Protocol] | Literal['h11']":
+def _protocol(settings: Settings) -> "type[asyncio.Protocol] | Literal['h11']":
     if sys.platform == "win32":
         return "h11"  # slower, and bounded by itself; httptools is not for Windows
     from serve.web.bounded_http import BoundedHttp
 
-    return BoundedHttp
+    class OfThisServer(BoundedHttp):
+        idle = IdleConnections(most_idle(settings.max_idle_connections))
+
+    return OfThisServer

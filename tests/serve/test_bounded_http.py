@@ -213,7 +213,9 @@ def test_the_server_has_these_bounds(models_dir: Path) -> None:
     settings = Settings(decode_threads=1, engine_threads=1)
     repository = Repository.open(models_dir, settings)
     app = create_app(settings, repository)
-    assert HttpServer(app, settings, repository, lambda: None).config.http is BoundedHttp
+    config = HttpServer(app, settings, repository, lambda: None).config
+    assert isinstance(config.http, type)
+    assert issubclass(config.http, BoundedHttp)
     repository.close()
 
 

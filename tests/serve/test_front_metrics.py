@@ -120,5 +120,7 @@ def test_limits_are_divided_between_fronts() -> None:
     assert share.models["big"].max_in_flight == 4
     assert share.max_pixels_in_flight >= share.max_pixels  # the largest picture can still come
     assert share.max_buffered_bytes >= share.max_body_bytes
+    assert share.max_idle_connections == 0  # each takes its own half of the files it may open
+    assert share_of(Settings(fronts=3, max_idle_connections=100)).max_idle_connections == 34
     small = share_of(Settings(fronts=64, max_files=16, max_in_flight=16))
     assert small.max_in_flight == 16  # and so can a request of the most pictures
