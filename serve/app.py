@@ -43,6 +43,7 @@ from serve.settings import Settings
 from serve.tasks import ROUTES
 from serve.video.denoise import DenoiseVideo
 from serve.web.doorway import REQUEST_ID
+from serve.web.hot_routes import METHODS
 from serve.web.middleware import add_middleware, public_paths
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         description="Pictures in, labels or clean pictures out: Vision Transformers that skip attention.",
         docs_url=None,  # FastAPI's own pages load from a CDN
         redoc_url=None,
-        telemetry={"tracing": False, "metrics": False},  # looks up the environment thrice per request even when off
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # each looks for its provider in every request
         lifespan=lifespan,
     )
     app.state.metrics = metrics
@@ -114,7 +115,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         ROUTES["video-denoising"]: denoise_video,
     }
     app.router.routes[:0] = [
-        Route(path, endpoint, methods=["POST", "PUT"], include_in_schema=False) for path, endpoint in inference.items()
+        Route(path, endpoint, methods=list(METHODS), include_in_schema=False) for path, endpoint in inference.items()
     ]
     status = OipStatus(settings, repository, groups, infer)
     models = OipRepository(settings, repository, control, admission)
@@ -134,7 +135,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     app.openapi = openapi_of(app, described, open_to_all)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
-    add_middleware(app, settings, metrics, tracing)
+    add_middleware(app, inference, settings, metrics, tracing)
     return app
 
 

@@ -31,7 +31,7 @@ class Replica:
 
     def __init__(self, models_dir: Path, settings: Settings) -> None:
         self._settings = settings
-        set_up_logging(settings.log_format)
+        set_up_logging(settings.log_format, shared=True)
         self._repository = Repository.open(models_dir, settings)
         models = self._repository.models.values()
         if any(model.task != "classification" for model in models):

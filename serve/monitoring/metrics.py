@@ -227,7 +227,11 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         """Counts a request turned away; ``reason`` is an error code of ours."""
-        self._rejected.labels(reason).inc()
+        key = ("rejected", reason)
+        count = self._children.get(key)
+        if count is None:
+            count = self._children[key] = self._rejected.labels(reason).inc
+        count(1.0)
 
     def group_request(self, group: str, variant: str) -> None:
         """Counts a request that named a group."""

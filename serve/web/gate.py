@@ -46,7 +46,7 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        path = _path(scope)
+        path = route_path(scope)
         if scope["method"] not in _SAFE and _is_foreign(scope, path):
             self._check_origin(header(scope, b"origin"))
         if self._keys is None or path in self._public:
@@ -93,7 +93,7 @@ def right_of(path: str) -> Right:
     return "metrics" if path == METRICS else "infer"
 
 
-def _path(scope: Scope) -> str:
+def route_path(scope: Scope) -> str:
     """The path as routes see it, without the prefix under which the app is mounted."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")

@@ -1,8 +1,14 @@
-"""What stands around the routes, from the inside out: the gate, the doorway, and leave for browsers of other sites."""
+"""What stands around the routes, from the inside out.
+
+The short way to those that are asked most, the gate, the doorway, and leave for browsers of other sites.
+"""
+
+from collections.abc import Mapping
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from serve.monitoring.live import STATUS
 from serve.monitoring.metrics import Metrics
@@ -12,6 +18,7 @@ from serve.settings import Settings
 from serve.web.api_keys import ApiKeys
 from serve.web.doorway import Doorway
 from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
+from serve.web.hot_routes import HotRoutes
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")
 # Headers of answers that scripts may read; browsers hide all others from pages of another origin.
@@ -28,13 +35,16 @@ _READABLE = (
 )
 
 
-def add_middleware(app: FastAPI, settings: Settings, metrics: Metrics, tracing: Tracing | None) -> None:
-    """Wraps the app in all of it, now that its routes are complete.
+def add_middleware(
+    app: FastAPI, hot: Mapping[str, ASGIApp], settings: Settings, metrics: Metrics, tracing: Tracing | None
+) -> None:
+    """Wraps the app in all of it, now that its routes are complete; ``hot`` are some of them by path.
 
     Raises:
         BadKeys: the settings name a file of API keys that cannot be used.
     """
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
+    app.add_middleware(HotRoutes, routes=hot)
     app.add_middleware(Gate, keys=keys, metrics=metrics, public=public_paths(settings), origins=settings.cors_origins)
     routes = [route.path for route in app.routes if isinstance(route, Route)]
     headers = security_headers(settings)

@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from serve.monitoring.log_lines import LinesHandler
 from serve.monitoring.logs import JsonFormatter, TextFormatter
 from tests.serve.servers import wait_until
@@ -130,3 +132,17 @@ def test_a_stream_that_is_gone_stops_nothing() -> None:
     handler = LinesHandler(stream)
     stream.close()
     handled(handler, "nobody reads this", logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("created", "written"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (0.9996, "1970-01-01T00:00:00.999Z"),
+        (951_782_399.5, "2000-02-28T23:59:59.500Z"),
+        (951_782_400.25, "2000-02-29T00:00:00.250Z"),
+    ],
+)
+def test_times_are_of_the_record(created: float, written: str) -> None:
+    assert json.loads(JsonFormatter().format(record("one", created=created)))["time"] == written
+    assert json.loads(JsonFormatter().format(record("same second", created=created)))["time"] == written
