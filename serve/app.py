@@ -63,7 +63,6 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     tracing = open_tracing(settings.tracing)
     if tracing is not None:
         metrics.on_stage = note_stage
-    control = ModelControl(settings, repository, metrics)
     admission = Admission.from_settings(settings)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
     groups = Groups(settings, repository, metrics)
@@ -72,6 +71,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
     denoise = Denoise(settings, repository, groups, admission, metrics)
     denoise_video = DenoiseVideo(settings, repository, groups, admission, metrics)
     infer = Infer(settings, repository, groups, admission, decoding, denoise, metrics)
+    control = ModelControl(settings, repository, metrics, infer.statistics.forget)
     metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.served])
     metrics.watch_decoding(lambda: decoding.waiting)
 

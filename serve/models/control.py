@@ -8,7 +8,7 @@ old one is closed when its last request is answered. A version that fails anythi
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,12 +57,22 @@ class LoadFailed(Exception):
 
 
 class ModelControl:
-    """Loads, unloads, watches and restarts. All methods are for the event loop."""
+    """Loads, unloads, watches and restarts. All methods are for the event loop.
 
-    def __init__(self, settings: Settings, repository: Repository, metrics: Metrics) -> None:
+    ``forget`` is called with name and version of what was taken out of service long ago.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        metrics: Metrics,
+        forget: Callable[[str, str], object] = lambda _name, _version: None,
+    ) -> None:
         self._settings = settings
         self._repository = repository
         self._metrics = metrics
+        self._forget = forget
         self._closed: list[tuple[str, str]] = []
         self._watch = Watch(settings)
         self._unloaded: set[str] = set()
@@ -130,6 +140,7 @@ class ModelControl:
         except (OSError, ArtifactError) as error:
             logger.error("the model repository cannot be looked into: %s", error)
             raise LoadFailed("the model repository cannot be looked into; the server's log has the cause") from None
+        self._repository.forget_failures(folder)
         return folder.get(name, {})
 
     async def _unload(self, name: str) -> bool:
@@ -199,13 +210,15 @@ class ModelControl:
         self._remember(model)
 
     def _remember(self, closed: ServedModel) -> None:
-        """Keeps the metrics of the versions that were last in service, long enough to be scraped."""
+        """Keeps what is known of the versions that were last in service, long enough to be scraped."""
         version = (closed.name, closed.version)
         self._closed = [other for other in self._closed if other != version] + [version]
         while len(self._closed) > _REMEMBERED_VERSIONS:
             name, text = self._closed.pop(0)
             if text not in self._repository.versions(name):
                 self._metrics.forget(name, text)
+                self._forget(name, text)
+                self._health.pop((name, int(text)), None)
 
     def _reason(self, name: str, version: int, error: BaseException) -> str:
         """Why a version was not taken; logged in full, and returned as clients may see it."""
@@ -231,9 +244,8 @@ class ModelControl:
 
     async def _look(self) -> None:
         repository = self._repository
-        self._watch.look(await self._work.in_thread(look_into, repository.root))
-        for gone in self._watch.gone(repository.failures):
-            del repository.failures[gone]
+        self._watch.look(folder := await self._work.in_thread(look_into, repository.root))
+        repository.forget_failures(folder)
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
         for name, version in self._watch.to_load(self._served(), tried):
             if name not in self._unloaded:

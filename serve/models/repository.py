@@ -14,7 +14,7 @@ from typing import Literal
 from serve.batcher import Batcher, BatchReport, call_now
 from serve.engines.engine import EngineLost
 from serve.errors import BadField, NotFound, nearest, quoted
-from serve.models.folder import Fingerprint, chosen
+from serve.models.folder import Fingerprint, Folder, chosen
 from serve.models.loading import load_version
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
@@ -209,6 +209,12 @@ class Repository:
     def forget(self, model: ServedModel) -> None:
         """Forgets a retired model, which was closed."""
         self._retired = [other for other in self._retired if other is not model]
+
+    def forget_failures(self, folder: Folder) -> None:
+        """Forgets why versions were not served that lie in the folder no more."""
+        for name, version in list(self.failures):
+            if version not in folder.get(name, {}):
+                del self.failures[name, version]
 
     def _replace(self, name: str, versions: Mapping[str, ServedModel]) -> None:
         ordered = dict(sorted(versions.items(), key=lambda item: -int(item[0])))

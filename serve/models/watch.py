@@ -4,7 +4,7 @@ A version is acted on when two looks in a row find it the same: a copy that is s
 look to the next. Removals too must be seen twice, and a folder that is empty altogether was unmounted, not emptied.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from serve.models.folder import Fingerprint, Folder, chosen
 from serve.models.repository import Key
@@ -56,10 +56,6 @@ class Watch:
                 if version not in wanted and version not in chosen(name, self._before.get(name, {}), self._settings)
             ]
         return surplus
-
-    def gone(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of ``keys`` that lie there no more."""
-        return [(name, version) for name, version in keys if version not in self._now.get(name, {})]
 
     def first_time_kept(self, name: str, version: int) -> bool:
         """Whether it is news that this version is kept although it is surplus."""

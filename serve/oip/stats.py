@@ -120,5 +120,9 @@ class Statistics:
             ],
         }
 
+    def forget(self, name: str, version: str) -> None:
+        """Drops what is known of a version that is no longer served."""
+        self._models.pop((name, version), None)
+
     def _of(self, model: ServedModel) -> _ModelStats:
         return self._models.setdefault((model.name, model.version), _ModelStats())

@@ -16,6 +16,7 @@ from PIL import Image
 from serve.models import control as model_control
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
+from serve.oip.stats import Statistics
 from serve.settings import Settings
 from tests.serve.denoisers import held_denoiser, write_denoiser
 from tests.serve.servers import encoded, held_repository, in_process, over_socket, until
@@ -143,14 +144,17 @@ def test_unloading_drains_and_loading_brings_back(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_versions_of_long_ago_leave_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_long_ago_leave_metrics_and_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_control, "_REMEMBERED_VERSIONS", 1)
+    statistics = Statistics()
+    monkeypatch.setattr("serve.oip.infer.Statistics", lambda: statistics)
     write_version(tmp_path, 1)
 
     async def main() -> None:
         async with served(tmp_path, EXPLICIT) as (client, repository):
             for version in range(2, 5):
                 assert await served_version(client) == str(version - 1)
+                assert await rows_counted(client) == {str(version - 1): 1}
                 write_version(tmp_path, version)
                 assert (await client.post(LOAD)).status_code == 200
                 await until(lambda: len(repository.batchers) == 1)
@@ -158,7 +162,32 @@ def test_versions_of_long_ago_leave_the_metrics(tmp_path: Path, monkeypatch: pyt
             counted = re.findall(
                 r'skipvit_requests_total{model="shades",outcome="ok",.*version="(.)"}', await text(client)
             )
-            assert sorted(counted) == ["3", "4"]
+            assert set(counted) == {"3", "4"}
+            assert await rows_counted(client) == {"4": 1}
+            assert sorted(statistics._models) == [("shades", "3"), ("shades", "4")]
+
+    asyncio.run(main())
+
+
+async def rows_counted(client: httpx.AsyncClient) -> dict[str, int]:
+    """Sends a row, and says what is counted of each version that is served."""
+    row = {"name": "image", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192}
+    assert (await client.post("/v2/models/shades/infer", json={"inputs": [row]})).status_code == 200
+    stats = (await client.get("/v2/models/shades/stats")).json()["model_stats"]
+    return {each["version"]: each["inference_count"] for each in stats}
+
+
+def test_why_versions_failed_is_forgotten_when_they_are_removed(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+
+    async def main() -> None:
+        async with served(tmp_path, EXPLICIT) as (client, repository):
+            for version in range(2, 5):
+                bad = write_version(tmp_path, version)
+                (bad / "model.onnx").write_bytes(b"no model")
+                assert (await client.post(LOAD)).status_code == 400
+                assert list(repository.failures) == [("shades", version)]
+                shutil.rmtree(bad)
 
     asyncio.run(main())
 

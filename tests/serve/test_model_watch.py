@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import given, strategies
 
 from serve.models.watch import Watch
@@ -77,9 +76,3 @@ def test_a_model_never_loses_its_last_version_while_another_lies_there(
     loads = watch.to_load(served, {})
     assert all(now[name][version] and now[name][version] == before[name][version] for name, version in loads)
     assert not surplus & set(loads)
-
-
-@pytest.mark.parametrize("keys", [[("x", 1)], [("x", 2), ("z", 1)]])
-def test_failures_of_what_is_gone_are_forgotten(keys: Any) -> None:
-    there = {"x": {1: (A,)}}
-    assert watched(there, there).gone(keys) == [key for key in keys if key != ("x", 1)]

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from serve.engines.engine import EngineLost, EngineUnavailable, Rows
 from serve.models import control as model_control
 from serve.models.control import pause_s
 from serve.models.repository import Repository
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.servers import held_repository, in_process, png, until, write_model
@@ -100,6 +102,18 @@ def test_others_answer_while_one_cannot_be_started_again(tmp_path: Path, monkeyp
             assert (await classify(client)).status_code == 200
 
     asyncio.run(main())
+
+
+def test_what_died_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_control, "_REMEMBERED_VERSIONS", 1)
+    control = model_control.ModelControl(Settings(), cast(Any, Mock(versions=lambda _name: {"4": Mock()})), Metrics())
+    for version in range(1, 6):
+        control._health["shades", version] = model_control._Health(troubles=1)
+        closed = Mock(version=str(version))
+        closed.name = "shades"
+        control._remember(closed)
+    assert sorted(control._health) == [("shades", 4), ("shades", 5)]  # one is served, and one was a moment ago
+    control._work._thread.shutdown()
 
 
 def test_pauses_grow_to_half_a_minute() -> None:
