@@ -1,4 +1,4 @@
-"""The ladder under a step of load: a group of four variants, asked for three times what the exact one can answer.
+"""The ladder under a step of load: a group of five variants, asked for three times what the exact one can answer.
 
 The variants are exported with random weights, of real and different cost. The exact one's capacity is measured first,
 in the same set-up, by a closed loop that pins it. Then requests come in an open loop, as a Poisson process: little
@@ -21,11 +21,12 @@ from typing import Any
 from benchmarks.proofs import Row, Verdict
 
 PACKAGES = ("onnxruntime", "pillow", "numpy", "uvicorn")
-_VARIANTS = {  # name: architecture, precision
-    "vit": ("vit_tiny_patch16_224", "fp32"),
-    "skipat": ("skipat_tiny_patch16_224", "fp32"),
-    "dgssa_glad": ("dgssa_glad_tiny_patch16_224", "fp32"),
-    "dgssa_glad_int8": ("dgssa_glad_tiny_patch16_224", "int8"),
+_VARIANTS = {  # name: architecture, pixels, precision
+    "vit": ("vit_tiny_patch16_224", 224, "fp32"),
+    "skipat": ("skipat_tiny_patch16_224", 224, "fp32"),
+    "dgssa_glad": ("dgssa_glad_tiny_patch16_224", 224, "fp32"),
+    "dgssa_glad_int8": ("dgssa_glad_tiny_patch16_224", 224, "int8"),
+    "dgssa_glad_int8_128px": ("dgssa_glad_tiny_patch16_224", 128, "int8"),
 }
 _PICTURES = 64  # of noise, for int8: half to calibrate on, half to compare on
 _GROUP = "any"
@@ -117,8 +118,9 @@ def _export(models: Path) -> None:
             Image.effect_noise((224, 224), 60).save(Path(pictures, f"{number}.png"))
         # classes of random weights on noise are close calls, and say nothing of int8
         int8 = ["--images", pictures, "--min-agreement", "0"]
-        for name, (architecture, precision) in tqdm(_VARIANTS.items(), desc="exporting", unit="model", leave=False):
-            options = ["--precision", precision, *(int8 if precision == "int8" else [])]
+        for name, (architecture, pixels, precision) in tqdm(_VARIANTS.items(), "exporting", unit="model", leave=False):
+            options = [f"--model-arg=img_size={pixels}", "--precision", precision]
+            options += int8 if precision == "int8" else []
             if to_onnx([architecture, "--name", name, "--out", str(models), *options]) != 0:
                 raise RuntimeError("a variant could not be exported; see the message above")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no display 
 from benchmarks.figures import write_figure
 
 _INK, _PALE, _RED = "#2d3748", "#e2e8f0", "#c53030"
-_COLOURS = ("#2b6cb0", "#4299e1", "#ed8936", "#c05621")
+_COLOURS = ("#2b6cb0", "#4299e1", "#ed8936", "#c05621", "#7b341e")
 _NO_VARIANT = ("second", "phase", "requests", "p50_ms", "p99_ms")
 
 
