@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Protocol, cast
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -29,7 +30,7 @@ from serve.monitoring.metrics import Metrics, ModelState
 from serve.monitoring.status import add_status_routes
 from serve.monitoring.tracing import note_stage, open_tracing
 from serve.oip.infer import Infer
-from serve.oip.repository import OipRepository
+from serve.oip.repository import Control, OipRepository
 from serve.oip.routes import OipStatus, oip_routes
 from serve.openapi.classify import CLASSIFY
 from serve.openapi.denoise import DENOISE
@@ -45,19 +46,37 @@ from serve.video.denoise import DenoiseVideo
 from serve.web.doorway import REQUEST_ID
 from serve.web.hot_routes import METHODS
 from serve.web.middleware import add_middleware, public_paths
+from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
-Merge = Callable[[bytes], Awaitable[bytes]]
 _WARM_UP_ENDS_WITHIN_S = 5.0
 
 
-def create_app(settings: Settings, repository: Repository, merge: Merge | None = None) -> FastAPI:
+class Others(Protocol):
+    """The other processes of a server of several, of which this one is a front; see ``serve.fronts``.
+
+    ``groups`` are the tasks of the groups, which were checked there.
+    """
+
+    @property
+    def models(self) -> Control:
+        """Who loads and unloads."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, Task]: ...
+
+    async def metrics(self, own: bytes) -> bytes:
+        """Those of the whole server, made of those of this process."""
+        ...
+
+
+def create_app(settings: Settings, repository: Repository, others: Others | None = None) -> FastAPI:
     """Returns the ASGI application that serves ``repository``.
 
     Its lifespan starts the threads and warms the models in the background: /livez answers at once, /readyz when all
-    are warm. The repository is closed with it. ``merge`` makes of the
-    metrics of this process those of the whole server.
+    are warm. The repository is closed with it. With ``others``, models are loaded and unloaded there.
     """
     metrics = Metrics()
     tracing = open_tracing(settings.tracing)
@@ -65,13 +84,13 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         metrics.on_stage = note_stage
     admission = Admission.from_settings(settings)
     limits = ImageLimits(settings.max_pixels, settings.max_frames)
-    groups = Groups(settings, repository, metrics)
+    groups = Groups(settings, repository, metrics, others.groups if others else None)
     decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)
     classify = Classify(settings, repository, groups, admission, decoding, metrics)
     denoise = Denoise(settings, repository, groups, admission, metrics)
     denoise_video = DenoiseVideo(settings, repository, groups, admission, metrics)
     infer = Infer(settings, repository, groups, admission, decoding, denoise, metrics)
-    control = ModelControl(settings, repository, metrics, infer.statistics.forget)
+    control = None if others else ModelControl(settings, repository, metrics, infer.statistics.forget)
     metrics.watch_models(lambda: [_model_state(repository, model) for model in repository.served])
     metrics.watch_decoding(lambda: decoding.waiting)
 
@@ -83,14 +102,15 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         warmer = ThreadPoolExecutor(1, thread_name_prefix="warm-up")
         warming = asyncio.get_running_loop().run_in_executor(warmer, repository.warm_up)
         warmer.shutdown(wait=False)
-        if not settings.fronts:  # the engines are another process', which is started again as a whole
+        if control is not None:
             control.start()
         try:
             yield
         finally:
             repository.drain()
             await asyncio.wait({warming}, timeout=_WARM_UP_ENDS_WITHIN_S)
-            await control.close()
+            if control is not None:
+                await control.close()
             groups.close()
             await denoise.close()
             denoise_video.close()
@@ -108,6 +128,7 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         lifespan=lifespan,
     )
     app.state.metrics = metrics
+    app.state.statistics = infer.statistics
     # What is matched first comes first: these are asked for most.
     inference: dict[str, ASGIApp] = {
         ROUTES["classification"]: classify,
@@ -118,12 +139,12 @@ def create_app(settings: Settings, repository: Repository, merge: Merge | None =
         Route(path, endpoint, methods=list(METHODS), include_in_schema=False) for path, endpoint in inference.items()
     ]
     status = OipStatus(settings, repository, groups, infer)
-    models = OipRepository(settings, repository, control, admission)
+    models = OipRepository(settings, repository, control or cast(Others, others).models, admission)
     app.router.routes.extend(oip_routes(status, models, infer))
     add_status_routes(app, repository, groups)
     add_live_route(app, repository, metrics, decoding)
     add_sample_route(app, repository)
-    app.add_route("/metrics", _metrics_endpoint(metrics, repository, merge), methods=["GET"], include_in_schema=False)
+    app.add_route("/metrics", _metrics_endpoint(metrics, repository, others), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())
     described = {
         ROUTES["classification"]: CLASSIFY,
@@ -154,7 +175,7 @@ def _model_state(repository: Repository, model: ServedModel) -> ModelState:
 
 
 def _metrics_endpoint(
-    metrics: Metrics, repository: Repository, merge: Merge | None
+    metrics: Metrics, repository: Repository, others: Others | None
 ) -> Callable[[Request], Awaitable[Response]]:
     gpus = Gpus()
 
@@ -162,7 +183,7 @@ def _metrics_endpoint(
         if any(model.engine_info.kind != "onnx-cpu" for model in repository.models.values()):
             metrics.gpus = await asyncio.to_thread(gpus.read)
         own = metrics.render()
-        return Response(await merge(own) if merge else own, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(await others.metrics(own) if others else own, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return render
 

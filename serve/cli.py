@@ -88,10 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve_with_fronts(models_dir: Path, settings: Settings) -> int:
     if not (sys.platform == "linux" and hasattr(os, "memfd_create")):
         return _fail("--fronts needs memory and ports that processes share, as Linux has them; leave it out here")
-    if settings.watch_s or settings.model_control != "none":
-        return _fail(
-            "with --fronts models are found at the start: leave out --watch-s and --model-control, or --fronts"
-        )
     from serve.fronts.supervisor import Supervisor
 
     set_up_logging(settings.log_format)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-SCRAPE = struct.Struct("<I")  # number of a scrape
+NUMBER = struct.Struct("<I")  # of a question, or of a front
 DRAIN = struct.Struct("<d")  # seconds to go on accepting
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _HEAD = struct.Struct("<IB")
@@ -24,12 +24,16 @@ class Kind(IntEnum):
     """What a message says."""
 
     START = 1  # to a process: its settings, as JSON
-    LINK = 2  # to a process: one end of a connection between a front and the engine, which comes with it
+    LINK = 2  # to a process: one end of a connection between a front, by number, and the engine, which comes with it
     DRAIN = 3  # to a front: finish what is in flight, and exit; with the seconds to go on accepting
     STOP = 4  # to the engine: exit
     READY = 5  # from a process: what it was started for is warm
     SCRAPE = 6  # from a front: collect everybody's metrics. To a process: give yours
     SAMPLES = 7  # the answer to SCRAPE
+    INVITE = 8  # from the engine: connect a front anew, for what is served has changed
+    SERVED = 9  # from the engine: what it serves, for the one that comes after it
+    ORDER = 10  # from a front, and passed on to the engine: load, unload or list models
+    OUTCOME = 11  # what came of an ORDER, the same way back
 
 
 class Message(NamedTuple):

@@ -1,7 +1,7 @@
-"""The engine's end of the connections to the fronts: rows out of their slots into the batchers, and results back.
+"""The engine's end of a connection to a front: rows out of their slots into the batchers, and results back.
 
-Each front has a desk with a thread that reads what it submits. What becomes of a row is noted by the engine's threads,
-one message for each batch and front.
+Each desk has a thread that reads what its front submits. What becomes of a row is noted by the engine's threads, one
+message for each batch and front.
 """
 
 import logging
@@ -13,86 +13,50 @@ import numpy as np
 
 from serve.errors import EngineFailed
 from serve.fronts.link import Outbox
+from serve.fronts.offer import Offer
 from serve.fronts.ring import Ring, aligned
 from serve.fronts.wire import (
+    ADOPTED,
     DONE,
     DROPPED,
     FAILED,
     OK,
     SETUP,
     SUBMIT,
-    Measured,
     ModelRow,
     Records,
-    Table,
-    Warm,
     error_text,
+    read_exactly,
     send_document,
 )
-from serve.models.served_model import ServedModel
-from serve.tasks import contract_of
 from serve.ticket import Ticket
 from serve.urgency import Priority
 
 logger = logging.getLogger(__name__)
 
 
-class Desks:
-    """The desks of all fronts. ``deliver`` is what the batchers are started with."""
-
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models = models
-        self._rows = [row_of(model) for model in models]
-        self._warm = threading.Event()
-        self._desks: list[Desk] = []
-        self._together = threading.local()
-
-    @property
-    def open(self) -> int:
-        """Fronts that are connected."""
-        return sum(not desk.gone for desk in self._desks)
-
-    def add(self, connection: socket.socket) -> None:
-        """Serves a front from now on, in a thread of its own."""
-        self._desks = [desk for desk in self._desks if not desk.gone]
-        desk = Desk(connection, self._models, self._rows, self._warm, self._together)
-        self._desks.append(desk)
-        threading.Thread(target=desk.serve, name=f"front-{connection.fileno()}", daemon=True).start()
-
-    def warm(self) -> None:
-        """Tells all fronts, those to come too, that the models are warm."""
-        self._warm.set()
-
-    def deliver(self, finish: Callable[[], None]) -> None:
-        """Finishes the tickets of a batch, and tells each front of all of its own in one message."""
-        self._together.records = {}
-        try:
-            finish()
-        finally:
-            told, self._together.records = self._together.records, None
-            for desk, records in told.items():
-                desk.outbox.post(bytes(records))
-
-
 class Desk:
-    """One front, as the engine's process sees it."""
+    """One connection of a front, as the engine's process sees it.
+
+    ``told`` is called in its thread when the front has changed over to what it was offered, and when it is gone.
+    """
 
     def __init__(
         self,
         connection: socket.socket,
-        models: Sequence[ServedModel],
-        rows: Sequence[ModelRow],
+        offer: Offer,
         warm: threading.Event,
         together: threading.local,
+        told: "Callable[[Desk], object]" = lambda _: None,
     ) -> None:
-        self.gone = False
+        self.offer = offer
+        self.adopted = self.gone = False
         self.outbox = Outbox(connection)
         self._connection = connection
         self._submitted = Records(connection, SUBMIT)
-        self._models = models
-        self._rows = rows
         self._warm = warm
         self._together = together
+        self._told = told
 
     def serve(self) -> None:
         """Takes rows until the front hangs up; what it sent and no engine has taken is then dropped."""
@@ -101,6 +65,8 @@ class Desk:
             self.receive_ring()
             self._warm.wait()
             self.open()
+            self.hear_adopted()
+            self._told(self)
             while self.step():
                 pass
         except (EOFError, OSError) as error:
@@ -108,14 +74,20 @@ class Desk:
         finally:
             self.gone = True
             self._connection.close()
+            self._told(self)
 
     def greet(self) -> None:
         """Sends the table of the models."""
-        send_document(self._connection, Table(models=list(self._rows)))
+        send_document(self._connection, self.offer.table())
 
     def open(self) -> None:
         """Says that the models are warm."""
-        send_document(self._connection, warm_of(self._models))
+        send_document(self._connection, self.offer.warm())
+
+    def hear_adopted(self) -> None:
+        """Waits until the front has changed over. Raises EOFError if it is gone."""
+        read_exactly(self._connection, len(ADOPTED))
+        self.adopted = True
 
     def step(self) -> bool:
         """Takes the rows that one read brings; false when the front is gone."""
@@ -134,7 +106,7 @@ class Desk:
 
     def _put(self, submitted: Sequence[tuple[int, ...]]) -> None:
         tickets = [
-            (self._models[model], SlotTicket(self, slot, self._rows[model], Priority(priority)))
+            (self.offer.models[model], SlotTicket(self, slot, self.offer.rows[model], Priority(priority)))
             for slot, model, priority in submitted
         ]
         for model, _ in tickets:  # all at once: the first of them may then wait for the others
@@ -200,31 +172,3 @@ class SlotTicket(Ticket):
         if not self._told:
             self._told = True
             self._desk.tell(DONE.pack(self._slot, outcome, self.batch_size, self.infer_s, length))
-
-
-def row_of(model: ServedModel) -> ModelRow:
-    contract = contract_of(model.entry)
-    return ModelRow(
-        manifest=model.entry.manifest,
-        folder=str(model.entry.folder),
-        labels=model.labels,
-        classes=model.classes,
-        engine=model.engine_info,
-        row=model.row,
-        result_shape=contract.result or (model.classes,),
-        result_type=contract.dtype,
-    )
-
-
-def warm_of(models: Sequence[ServedModel]) -> Warm:
-    measured = [
-        Measured(
-            max_batch=model.batcher.max_batch,
-            max_wait_s=model.batcher.max_wait_s,
-            tiles_ahead=model.tiles_ahead,
-            alone_s=model.alone_s,
-            row_s=model.row_s,
-        )
-        for model in models
-    ]
-    return Warm(models=measured)

@@ -12,17 +12,14 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from itertools import count
-
-import orjson
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from serve.app import create_app
-from serve.errors import NotReady
-from serve.fronts.control import DRAIN, SCRAPE, Control, Kind, Message, started
+from serve.fronts.control import DRAIN, Control, Kind, Message, started
 from serve.fronts.link import FrontLink
-from serve.fronts.metrics import merged
 from serve.fronts.models import FrontRepository
+from serve.fronts.others import Others
 from serve.heap import return_large_blocks
 from serve.monitoring.logs import set_up_logging
 from serve.settings import Settings
@@ -30,25 +27,31 @@ from serve.web.http_server import HttpServer, listen
 
 logger = logging.getLogger(__name__)
 
-_SCRAPE_WITHIN_S = 5.0
 # For tiles, of which the engines need no more at a time.
 _SPARE_SLOTS = 128
 
 
 class FrontServer(HttpServer):
-    """The HTTP server of a front, which listens to the supervisor too."""
+    """The HTTP server of a front, which listens to the supervisor too; ``pending`` is what that has said already."""
 
     repository: FrontRepository
     settings: Settings
 
-    def __init__(self, settings: Settings, link: FrontLink, control: Control) -> None:
+    def __init__(
+        self, settings: Settings, root: Path, link: FrontLink, control: Control, pending: Sequence[Message] = ()
+    ) -> None:
         self.settings = settings
-        self.repository = FrontRepository(link, settings)
+        self.repository = FrontRepository(link, settings, root)
         self._control = control
-        self._numbers = count()
-        self._scrapes: dict[int, asyncio.Future[list[bytes]]] = {}
-        self.app = create_app(settings, self.repository, self.everybody)
+        self._pending = pending
+        self._others = Others(control, link.groups)
+        self.app = create_app(settings, self.repository, self._others)
+        self.repository.forget_version = self._forget
         super().__init__(self.app, settings, self.repository, lambda: control.send(Kind.READY))
+
+    def _forget(self, name: str, version: str) -> None:
+        self.app.state.metrics.forget(name, version)
+        self.app.state.statistics.forget(name, version)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -56,20 +59,9 @@ class FrontServer(HttpServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for message in self._pending:
+            self._obey(message)
         asyncio.get_running_loop().add_reader(self._control.connection.fileno(), self._listen_to_control)
-
-    async def everybody(self, own: bytes) -> bytes:
-        """The metrics of all processes. Raises NotReady if they cannot be had: some alone would look like a reset."""
-        number = next(self._numbers)
-        answer = self._scrapes[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._control.send(Kind.SCRAPE, SCRAPE.pack(number) + own)
-            async with asyncio.timeout(_SCRAPE_WITHIN_S):
-                return merged([own, *await answer])
-        except (OSError, TimeoutError):
-            raise NotReady("the other processes of this server did not give their metrics", "scrape again") from None
-        finally:
-            del self._scrapes[number]
 
     def _listen_to_control(self) -> None:
         try:
@@ -91,11 +83,8 @@ class FrontServer(HttpServer):
             self.leave(*DRAIN.unpack(message.body))
         elif message.kind == Kind.SCRAPE:
             self._control.send(Kind.SAMPLES, message.body + self.app.state.metrics.render())
-        elif message.kind == Kind.SAMPLES:
-            number = SCRAPE.unpack_from(message.body)[0]
-            answer = self._scrapes.get(number)
-            if answer is not None and not answer.done():
-                answer.set_result([text.encode() for text in orjson.loads(message.body[SCRAPE.size :])])
+        else:
+            self._others.hear(message)
 
     def _change_over(self, link: FrontLink) -> None:
         with contextlib.suppress(EOFError, OSError):  # it ended while it was starting; there will be another
@@ -108,17 +97,21 @@ def new_link(message: Message, settings: Settings) -> FrontLink:
     return FrontLink(socket.socket(fileno=message.fd), settings.max_in_flight + _SPARE_SLOTS, _SPARE_SLOTS)
 
 
-def first_link(control: Control, pending: list[Message], settings: Settings) -> FrontLink:
-    """Waits for an engine that has opened its models. Raises EOFError when the supervisor is gone."""
+def first_link(control: Control, pending: list[Message], settings: Settings) -> tuple[FrontLink, list[Message]]:
+    """Waits for an engine that has opened its models, and returns with it what was said since.
+
+    Raises:
+        EOFError: the supervisor is gone, or the server ends.
+    """
     while True:
-        for message in pending:
+        for place, message in enumerate(pending):
             if message.kind == Kind.DRAIN:
                 raise EOFError
             if message.kind == Kind.LINK:
                 link = new_link(message, settings)
                 with contextlib.suppress(EOFError, OSError):
                     link.read_table()
-                    return link
+                    return link, pending[place + 1 :]
         pending = control.receive()
 
 
@@ -128,13 +121,14 @@ def main() -> int:
         control, given, pending = started(int(sys.argv[1]))
         settings = Settings(**given["settings"])
         set_up_logging(settings.log_format)
-        link = first_link(control, pending, settings)
+        link, pending = first_link(control, pending, settings)
     except EOFError:
         return 0
-    if any(row.manifest.task != "classification" for row in link.table):
+    changes = settings.watch_s or settings.model_control != "none"
+    if changes or any(row.manifest.task != "classification" for row in link.table):
         return_large_blocks()
     listener = listen(settings.host, settings.port, shared=True)
-    FrontServer(settings, link, control).run(sockets=[listener])
+    FrontServer(settings, Path(given["models_dir"]), link, control, pending).run(sockets=[listener])
     return 0
 
 

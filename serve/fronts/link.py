@@ -1,6 +1,7 @@
 """A front's end of its connection to the engine's process: rows go into slots, and answers come back out of them.
 
-A link lives as long as that process does. When it is lost, everything in flight is refused at once, and so is whatever
+A link is for what that process serves when it is made: after a change the front gets another, and hangs up on this one
+when its last request is answered. When the process ends, everything in flight is refused at once, and so is whatever
 comes after; the next process gets a link of its own.
 """
 
@@ -8,9 +9,10 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,11 +20,13 @@ import numpy as np
 from serve.errors import NotReady, RequestError
 from serve.fronts.ring import Ring, aligned
 from serve.fronts.wire import (
+    ADOPTED,
     DONE,
     FAILED,
     OK,
     SETUP,
     SUBMIT,
+    FailedRow,
     ModelRow,
     Records,
     Table,
@@ -32,11 +36,13 @@ from serve.fronts.wire import (
 )
 from serve.ticket import Ticket
 from serve.turns import Waiting
+from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Callable[[], None]], object]
 _SEND_BUFFER = 4 << 20  # each record takes some 768 bytes of it
+_numbers = count()
 LinkState = Literal["new", "warming", "open", "lost"]
 
 
@@ -64,8 +70,11 @@ class FrontLink:
     """
 
     def __init__(self, connection: socket.socket, slots: int, spare: int = 0) -> None:
+        self.number = next(_numbers)  # a later one is newer
         self.state: LinkState = "new"
         self.table: Sequence[ModelRow] = ()
+        self.failed: Sequence[FailedRow] = ()
+        self.groups: Mapping[str, Task] = {}
         self.warm: Warm | None = None
         self._connection = connection
         self._count = slots
@@ -82,7 +91,8 @@ class FrontLink:
 
     def read_table(self) -> None:
         """Waits until the engine's process has opened its models. Raises EOFError or OSError if it ended instead."""
-        self.table = Table.model_validate_json(read_document(self._connection)).models
+        table = Table.model_validate_json(read_document(self._connection))
+        self.table, self.failed, self.groups = table.models, table.failed, table.groups
         self.state = "warming"
 
     def run(self, opened: Callable[[], None]) -> None:
@@ -100,7 +110,7 @@ class FrontLink:
 
     def share_ring(self) -> None:
         """Makes the slots, as large as the largest model of the table needs them, and passes them on."""
-        ring = Ring.create(self._count, max(model.slot_bytes for model in self.table))
+        ring = Ring.create(self._count, max((model.slot_bytes for model in self.table), default=1))
         socket.send_fds(self._connection, [SETUP.pack(ring.count, ring.slot_bytes)], [ring.fd])
         ring.close()
         self._ring = ring
@@ -109,6 +119,10 @@ class FrontLink:
         """Waits until the models are warm; from then on tickets may be submitted."""
         self.warm = Warm.model_validate_json(read_document(self._connection))
         self.state = "open"
+
+    def adopt(self) -> None:
+        """Says that requests are answered by this link from now on."""
+        self._outbox.post(ADOPTED)
 
     def step(self) -> bool:
         """Finishes the tickets that one read brings; false when the engine's process is gone."""

@@ -2,7 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from serve.batcher import Batcher, BatchReport, call_now
 from serve.engines.engine import Rows
 from serve.fronts.link import Deliver, FrontLink
 from serve.fronts.wire import Measured, ModelRow
-from serve.models.repository import Repository
+from serve.models.control import REMEMBERED_VERSIONS
+from serve.models.repository import Failure, Repository
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from serve.ticket import Ticket
@@ -93,17 +96,20 @@ class RemoteModel(ServedModel):
 
 
 class FrontRepository(Repository):
-    """The models of the engine's process, by way of the newest link to it.
+    """The models of the engine's process, by way of the newest link to it. Changed on the event loop only.
 
     While that is lost, all its models are down: requests are refused with 503, and the process stays alive.
+    ``forget_version`` is called with the name and version of models that have long been out of service.
     """
 
-    def __init__(self, link: FrontLink, settings: Settings) -> None:
+    def __init__(self, link: FrontLink, settings: Settings, root: Path) -> None:
+        self.forget_version: Callable[[str, str], object] = lambda _name, _version: None
         self._settings = settings
         self._deliver: Deliver = call_now
         self._settled = threading.Event()
         self._link = link
-        super().__init__(self._models_of(link))
+        self._gone: deque[tuple[str, str]] = deque()
+        super().__init__(self._models_of(link), root)
 
     def start(self, deliver: Deliver, report: Callable[[ServedModel, BatchReport], None]) -> None:
         """Begins to work with the link that it was made with; ``report`` is for the process of the engines."""
@@ -112,7 +118,7 @@ class FrontRepository(Repository):
         self.adopt(self._link)
 
     def adopt(self, link: FrontLink) -> None:
-        """Changes over to a link whose table was read, as soon as its models are warm."""
+        """Changes over to a link whose table was read, as soon as its models are warm. From any thread."""
         opened = partial(self._open, link)
         threading.Thread(target=link.run, args=(opened,), name="engine-link", daemon=True).start()
 
@@ -132,17 +138,55 @@ class FrontRepository(Repository):
         self._link.close()
 
     def _open(self, link: FrontLink) -> None:
-        # Each in one step, for the event loop may be looking. The table of the link is in the repository's order.
-        table: dict[str, dict[str, ServedModel]] = {}
-        for model in self._models_of(link):
-            table.setdefault(model.name, {})[model.version] = model
-        self._table = {**table}
-        self._models = {name: next(iter(versions.values())) for name, versions in table.items()}
+        models = self._models_of(link)
+        with suppress(RuntimeError):  # the event loop is closed
+            self._deliver(partial(self._change_over, link, models))
+
+    def _change_over(self, link: FrontLink, models: Sequence[RemoteModel]) -> None:
+        """Answers by another link. The engine hears of it before any request is sent by it."""
+        if link.number < self._link.number:  # a newer one was faster
+            link.close()
+            return
+        link.adopt()
+        old, old_models = self._link, self.served
+        self._table, self._models = {}, {}
+        for model in models:
+            self.put(model)
+        self.failures = {(row.name, row.version): Failure(row.reason, ()) for row in link.failed}
         self._link = link
+        if old is not link:
+            _close_when_idle(old, old_models)
+        self._remember([(model.name, model.version) for model in old_models])
         self._settled.set()
+
+    def _remember(self, before: Sequence[tuple[str, str]]) -> None:
+        """Keeps the metrics of the versions that were last in service, long enough to be scraped."""
+        for name, version in before:
+            if version not in self.versions(name):
+                self._gone.append((name, version))
+        while len(self._gone) > REMEMBERED_VERSIONS:
+            name, version = self._gone.popleft()
+            if version not in self.versions(name):
+                self.forget_version(name, version)
 
     def _models_of(self, link: FrontLink) -> list[RemoteModel]:
         models = [RemoteModel(row, link, place, self._settings) for place, row in enumerate(link.table)]
         for model in models:
             model.batcher.start(self._deliver if model.task == "classification" else call_now)
         return models
+
+
+def _close_when_idle(link: FrontLink, models: Sequence[ServedModel]) -> None:
+    """Hangs up when the last request is answered by any of the link's ``models``, of which no more are to come."""
+    left = len(models)
+
+    def one_is_idle() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            link.close()
+
+    if not models:
+        link.close()
+    for model in models:
+        model.when_idle(one_is_idle)

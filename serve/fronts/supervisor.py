@@ -20,42 +20,20 @@ from types import FrameType
 
 import orjson
 
-from serve.fronts.control import DRAIN, SCRAPE, SIGNALS, Control, Kind, Message
+from serve.errors import NotReady
+from serve.fronts.control import DRAIN, NUMBER, SIGNALS, Control, Kind, Message
+from serve.fronts.relay import Relay
 from serve.fronts.scrape import Scrapes
+from serve.fronts.seat import Seat
 from serve.fronts.share import share_of
-from serve.fronts.spawn import Role, spawn
+from serve.fronts.spawn import spawn
+from serve.fronts.wire import error_text
 from serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
 _HEALTHY_AFTER_S = 10.0
 _EXIT_WITHIN_S = 15.0
-
-
-@dataclass(eq=False)
-class Seat:
-    """A place for a process: the one in it now, if any, and when the next may be started."""
-
-    role: Role
-    process: subprocess.Popen[bytes] | None = None
-    control: Control | None = None
-    ready: bool = False
-    started: float = 0.0
-    due: float = 0.0
-    deaths: int = 0  # in a row, without a time of health in between
-
-    def pause_s(self) -> float:
-        """How long to wait after so many deaths."""
-        if self.deaths <= 1:
-            return 0.0
-        return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self.deaths - 2, 10)))
-
-    def wait_for_next(self) -> float:
-        """Has the next process start no sooner than after the pause, which is returned."""
-        self.due = time.monotonic() + self.pause_s()
-        return self.pause_s()
 
 
 @dataclass
@@ -77,13 +55,15 @@ class Supervisor:
         self._announce = announce
         self._announced = False
         self._engine = Seat("engine")
-        self._fronts = [Seat("front") for _ in range(settings.fronts)]
+        self._fronts = [Seat("front", number) for number in range(settings.fronts)]
         self._seats = [self._engine, *self._fronts]
         self._selector = selectors.DefaultSelector()
         self._orders = _Orders()
         self._obeyed = 0
         self._leave_by: float | None = None
         self._scrapes = Scrapes()
+        self._relay = Relay()
+        self._heritage: object = None  # of a process of the engines, for the next
         self._code: int | None = None
 
     def run(self) -> int:
@@ -132,23 +112,25 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, seat)
         settings = self._settings if seat.role == "engine" else share_of(self._settings)
         given = {**settings.model_dump(mode="json"), "port": self._port}
-        self._tell(seat, Kind.START, orjson.dumps({"models_dir": str(self._models_dir), "settings": given}))
+        start = {"models_dir": str(self._models_dir), "settings": given, "heritage": self._heritage}
+        self._tell(seat, Kind.START, orjson.dumps(start))
         for front in self._fronts if seat.role == "engine" else [seat]:
             self._connect(front, seat)
 
-    def _connect(self, front: Seat, new: Seat) -> None:
-        """Gives a front and the engine's process, of which one is new, the two ends of a connection."""
+    def _connect(self, front: Seat, new: Seat | None = None) -> None:
+        """Gives a front and the engine's process the two ends of a connection. ``new`` is of no use without it."""
         if front.control is None or self._engine.control is None:
             return
         try:
             one, other = socket.socketpair()
-        except OSError:  # without it the new one is of no use; its end is heard next, and another is started
-            assert new.process is not None, "it was just started"
-            new.process.kill()
+        except OSError:  # the new one's end is heard next, and another is started
+            if new is not None and new.process is not None:
+                new.process.kill()
             return
+        number = NUMBER.pack(front.number)
         with one, other:
-            self._tell(front, Kind.LINK, fds=(one.fileno(),))
-            self._tell(self._engine, Kind.LINK, fds=(other.fileno(),))
+            self._tell(front, Kind.LINK, number, (one.fileno(),))
+            self._tell(self._engine, Kind.LINK, number, (other.fileno(),))
 
     def _tell(self, seat: Seat, kind: Kind, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         if seat.control is None:
@@ -171,6 +153,8 @@ class Supervisor:
             code = seat.process.wait()
         seat.process = seat.control = None
         self._scrapes.bury(seat)
+        if seat.role == "engine":
+            self._relay.give_up(_LOST)
         if self._leave_by is not None:
             self._after_leaving(seat, code)
         elif code > 0 and not self._announced:
@@ -217,17 +201,39 @@ class Supervisor:
                 self._announce()
         elif message.kind == Kind.SCRAPE:
             others = [other for other in self._seats if other is not seat and other.control is not None and other.ready]
-            [number] = SCRAPE.unpack_from(message.body)
-            own = message.body[SCRAPE.size :]
+            [number] = NUMBER.unpack_from(message.body)
+            own = message.body[NUMBER.size :]
             key = self._scrapes.begin(seat, own, others, lambda texts: self._give(seat, number, texts))
             for other in others:
-                self._tell(other, Kind.SCRAPE, SCRAPE.pack(key))
+                self._tell(other, Kind.SCRAPE, NUMBER.pack(key))
         elif message.kind == Kind.SAMPLES:
-            [key] = SCRAPE.unpack_from(message.body)
-            self._scrapes.add(key, seat, message.body[SCRAPE.size :])
+            [key] = NUMBER.unpack_from(message.body)
+            self._scrapes.add(key, seat, message.body[NUMBER.size :])
+        elif message.kind == Kind.INVITE:
+            front = self._fronts[NUMBER.unpack(message.body)[0]]
+            self._connect(front)
+        elif message.kind == Kind.SERVED:
+            self._heritage = orjson.loads(message.body)
+        elif message.kind == Kind.ORDER:
+            self._pass_on(seat, message.body)
+        elif message.kind == Kind.OUTCOME:
+            self._relay.answer(message.body)
+
+    def _pass_on(self, seat: Seat, order: bytes) -> None:
+        """Has the process of the engines carry out an order of a front's."""
+        control, (number,) = seat.control, NUMBER.unpack_from(order)
+
+        def give(outcome: bytes) -> None:
+            if seat.control is control:  # else it died, and the next in its place has asked for nothing
+                self._tell(seat, Kind.OUTCOME, NUMBER.pack(number) + outcome)
+
+        if self._engine.control is None or not self._engine.ready:
+            give(_LOST)
+        else:
+            self._tell(self._engine, Kind.ORDER, self._relay.key(give) + order[NUMBER.size :])
 
     def _give(self, seat: Seat, number: int, texts: list[bytes]) -> None:
-        self._tell(seat, Kind.SAMPLES, SCRAPE.pack(number) + orjson.dumps([text.decode() for text in texts]))
+        self._tell(seat, Kind.SAMPLES, NUMBER.pack(number) + orjson.dumps([text.decode() for text in texts]))
 
     # --- signals ---
 
@@ -251,6 +257,9 @@ class Supervisor:
             self._tell(front, Kind.DRAIN, DRAIN.pack(lame_duck_s))
 
 
+_LOST = orjson.dumps(
+    {"error": error_text(NotReady("the engine's process ended, and is being started again", "try again")).decode()}
+)
 _NAMES = {"engine": "process of the engines", "front": "front"}
 
 

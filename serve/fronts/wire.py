@@ -1,8 +1,11 @@
 """What a front and the engine's process say to each other, over a Unix socket.
 
 The engine begins with a table of its models (JSON). The front answers with the size of its ring, and the ring itself.
-When the models are warm, the engine says what it measured (JSON). From then on the front sends ``SUBMIT`` records, and
-the engine a ``DONE`` for each of them, in any order.
+When the models are warm, the engine says what it measured (JSON). When the front has changed over to them it says
+``ADOPTED``, a byte, and from then on it sends ``SUBMIT`` records, and the engine a ``DONE`` for each, in any order.
+
+A connection is for one table. When what is served changes, each front gets a new connection, and hangs up on the old
+one when its last request is answered.
 """
 
 import socket
@@ -16,11 +19,13 @@ from serve import errors
 from serve.engines.engine import EngineInfo
 from serve.errors import EngineFailed, RequestError
 from serve.fronts.ring import aligned
-from skipvit.manifest import Manifest
+from skipvit.manifest import Manifest, Task
 
 SETUP = struct.Struct("<IQ")  # slots, bytes of each
 SUBMIT = struct.Struct("<IHBx")  # slot, model's place in the table, priority
 DONE = struct.Struct("<IBxHfI")  # slot, outcome, size of the batch, seconds of the run, bytes of an error's text
+
+ADOPTED = b"\1"
 
 OK, FAILED, DROPPED = 0, 1, 2
 
@@ -66,10 +71,20 @@ class ModelRow(BaseModel):
         return aligned(self.input_bytes) + max(self.result_bytes, ERROR_BYTES)
 
 
+class FailedRow(BaseModel):
+    """A version that was not taken into service, and why."""
+
+    name: str
+    version: int
+    reason: str
+
+
 class Table(BaseModel):
-    """The models of the engine's process; records name them by their places here."""
+    """The models of the engine's process; records name them by their places here. Groups are there with their tasks."""
 
     models: list[ModelRow]
+    failed: list[FailedRow] = []
+    groups: dict[str, Task] = {}
 
 
 class Measured(BaseModel):

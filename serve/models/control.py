@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +18,7 @@ from serve.errors import Overloaded
 from serve.heap import return_large_blocks
 from serve.models.background import Background
 from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
+from serve.models.index import IndexRow, index_of
 from serve.models.loading import load_version
 from serve.models.repository import Failure, Key, Repository
 from serve.models.served_model import ServedModel
@@ -31,11 +33,12 @@ GIVE_UP_AFTER = 5
 """Restarts of an engine that fail in a row, after which the server says that a new process is needed."""
 MOST_WAITING = 32
 """Loads, unloads, restarts and models to be closed at a time, after which a load is refused."""
+REMEMBERED_VERSIONS = 100
+"""Versions out of service whose metrics are kept."""
 _LOOK_FOR_DEAD_S = 0.2
 _STEADY_S = 60.0  # an engine that has run for so long is no longer one that keeps dying
 _LONGEST_PAUSE_S = 30.0
 _CLOSE_AGAIN_S = 1.0
-_REMEMBERED_VERSIONS = 100
 
 
 def pause_s(failures: int) -> float:
@@ -75,15 +78,16 @@ class ModelControl:
         self._forget = forget
         self._closed: list[tuple[str, str]] = []
         self._watch = Watch(settings)
-        self._unloaded: set[str] = set()
+        self.unloaded: set[str] = set()  # which watching does not bring back
         self._work = Background("model-loader", LoadFailed)
         self._one = asyncio.Lock()  # operation at a time
         self._health: dict[Key, _Health] = {}
         self._reviving: set[Key] = set()
 
-    def start(self) -> None:
-        """Begins to look after engines, and after the folder where the settings say so."""
-        self._work.spawn(self._look_for_dead())
+    def start(self, *, revive: bool = True) -> None:
+        """Begins to look after the folder where the settings say so, and starts engines again that died."""
+        if revive:
+            self._work.spawn(self._look_for_dead())
         if self._settings.watch_s or self._settings.model_control == "explicit":
             return_large_blocks()  # of sessions that were closed; without it, a reload leaves up to 130 MB behind
         if self._settings.watch_s:
@@ -111,9 +115,12 @@ class ModelControl:
         """Takes a model out of service; what it has begun is still answered. Whether it was in service."""
         return await asyncio.shield(self._work.spawn(self._unload(name)))
 
-    async def folder(self) -> Folder:
-        """What lies in the repository. Raises OSError or ArtifactMissing."""
-        return await asyncio.get_running_loop().run_in_executor(None, look_into, self._repository.root)
+    async def index(self) -> list[IndexRow]:
+        """Every version that is served or lies in the repository."""
+        folder: Folder = {}
+        with suppress(OSError, ArtifactError):
+            folder = await asyncio.get_running_loop().run_in_executor(None, look_into, self._repository.root)
+        return index_of(self._repository, folder)
 
     async def _load(self, name: str, override: str | None) -> None:
         async with self._one:
@@ -127,7 +134,7 @@ class ModelControl:
                 except LoadFailed as error:
                     reasons.append(str(error))
             if len(reasons) < len(wanted):
-                self._unloaded.discard(name)
+                self.unloaded.discard(name)
                 for text, model in self._repository.versions(name).items():
                     if int(text) not in wanted:
                         self._take_out(model)
@@ -149,7 +156,7 @@ class ModelControl:
             for model in served:
                 self._take_out(model)
             if served:
-                self._unloaded.add(name)
+                self.unloaded.add(name)
             return bool(served)
 
     # --- bringing in and taking out; one at a time ---
@@ -213,7 +220,7 @@ class ModelControl:
         """Keeps what is known of the versions that were last in service, long enough to be scraped."""
         version = (closed.name, closed.version)
         self._closed = [other for other in self._closed if other != version] + [version]
-        while len(self._closed) > _REMEMBERED_VERSIONS:
+        while len(self._closed) > REMEMBERED_VERSIONS:
             name, text = self._closed.pop(0)
             if text not in self._repository.versions(name):
                 self._metrics.forget(name, text)
@@ -248,7 +255,7 @@ class ModelControl:
         repository.forget_failures(folder)
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
         for name, version in self._watch.to_load(self._served(), tried):
-            if name not in self._unloaded:
+            if name not in self.unloaded:
                 try:
                     await self._bring(name, version)
                 except LoadFailed:

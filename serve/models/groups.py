@@ -1,7 +1,7 @@
 """Which model answers a request: the one it names, or the variant that the ladder of the group that it names is at."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +77,24 @@ class Answering:
 class Groups:
     """Looks models and groups up, and tells the ladders what they need to know. On the event loop only."""
 
-    def __init__(self, settings: Settings, repository: Repository, metrics: Metrics) -> None:
-        """Raises GroupError for a group that cannot be served."""
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        metrics: Metrics,
+        checked: Mapping[str, Task] | None = None,
+    ) -> None:
+        """Opens the groups of the settings, which are ``checked`` where another process has: their tasks by name.
+
+        Raises:
+            GroupError: one cannot be served.
+        """
         self._repository = repository
         self._metrics = metrics
-        self._groups = open_groups(settings, repository.models)
+        if checked is None:
+            self._groups = open_groups(settings, repository.models)
+        else:
+            self._groups = {name: Group(name, own, checked[name], settings) for name, own in settings.groups.items()}
         self._defaults = {group.task: group for group in self._groups.values() if group.settings.default}
         self._timer: asyncio.TimerHandle | None = None
         metrics.watch_groups(lambda: [(group.name, group.ladder.step) for group in self._groups.values()])

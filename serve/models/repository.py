@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import Literal
 
 from serve.batcher import Batcher, BatchReport, call_now
-from serve.engines.engine import EngineLost
+from serve.engines.engine import EngineLost, EngineUnavailable
 from serve.errors import BadField, NotFound, nearest, quoted
-from serve.models.folder import Fingerprint, Folder, chosen
+from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of
 from serve.models.loading import load_version
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from serve.tasks import ROUTES
-from skipvit.artifacts import ArtifactMissing, model_names, versions_of
+from skipvit.artifacts import ArtifactError, ArtifactMissing, model_names, versions_of
 from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Repository:
         self._retired: list[ServedModel] = []
         for model in models:
             self.put(model)
-        if not self._table:
+        if root is None and not self._table:
             raise ValueError("a repository needs at least one model to serve, got none")
         self.root = root or next(iter(self._models.values())).folder.parent.parent
         self.failures: dict[Key, Failure] = {}
@@ -99,6 +99,29 @@ class Repository:
                 model.close()
             raise
         return cls(models, root)
+
+    @classmethod
+    def reopen(cls, root: Path, settings: Settings, keys: Iterable[Key]) -> "Repository":
+        """Loads what a process that died had served. A version that cannot be had is left out, unless all are.
+
+        Raises:
+            ArtifactError, EngineUnavailable: as ``open``.
+        """
+        models: list[ServedModel] = []
+        failures: dict[Key, Failure] = {}
+        for name, version in keys:
+            before = fingerprint_of(root / name / str(version))
+            try:
+                models.append(load_version(root, name, version, settings))
+            except (ArtifactError, EngineUnavailable) as error:
+                logger.error("model %s/%s is served no more: %s", name, version, error)
+                failures[name, version] = Failure(str(error).replace(f"{root}/", ""), before)
+                last = error
+        if failures and not models:
+            raise last
+        repository = cls(models, root)
+        repository.failures.update(failures)
+        return repository
 
     @property
     def state(self) -> State:

@@ -1,6 +1,6 @@
 """The Open Inference Protocol's model repository extension: what there is, load it, unload it."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -8,20 +8,29 @@ from starlette.responses import Response
 
 from serve.admission import Admission
 from serve.errors import BadTensor, NotFound, nearest, quoted
-from serve.models.control import LoadFailed, ModelControl
+from serve.models.control import LoadFailed
+from serve.models.index import IndexRow
 from serve.models.repository import Repository
-from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from serve.web.asgi import Body
-from skipvit.artifacts import ArtifactError
 
 _MAX_BODY_BYTES = 4096
+
+
+class Control(Protocol):
+    """Who loads and unloads, here or in another process; see ModelControl for what is raised."""
+
+    async def load(self, name: str, override: str | None = None) -> None: ...
+
+    async def unload(self, name: str) -> bool: ...
+
+    async def index(self) -> list[IndexRow]: ...
 
 
 class OipRepository:
     """Answers the routes under /v2/repository."""
 
-    def __init__(self, settings: Settings, repository: Repository, control: ModelControl, admission: Admission) -> None:
+    def __init__(self, settings: Settings, repository: Repository, control: Control, admission: Admission) -> None:
         self._settings = settings
         self._repository = repository
         self._control = control
@@ -32,10 +41,8 @@ class OipRepository:
         only_ready = _document(await self._body(request)).get("ready", False)
         if not isinstance(only_ready, bool):
             raise BadTensor("bad_request", "the body is not an index request", 'send nothing, or {"ready": true}')
-        rows = [self._served_row(model) for model in self._repository.served]
-        if not only_ready:
-            return _json([*rows, *await self._rows_of_others()])
-        return _json([row for row in rows if row["state"] == "READY"])
+        rows = await self._control.index()
+        return _json([row._asdict() for row in rows if not only_ready or row.state == "READY"])
 
     async def load(self, request: Request) -> Response:
         """Loads what lies in the repository, once more if it is served already."""
@@ -90,35 +97,6 @@ class OipRepository:
             return await body.read()
         finally:
             body.release()
-
-    def _served_row(self, model: ServedModel) -> dict[str, str]:
-        if self._repository.is_ready(model):
-            # New files of a served version that were not taken are worth a word.
-            failure = self._repository.failures.get((model.name, int(model.version)))
-            kept = f"its new files were not taken: {failure.reason}" if failure else ""
-            return _row(model.name, model.version, "READY", kept)
-        alive = model.batcher.alive
-        reason = f"the server is {self._repository.state}" if alive else "its engine died, and is being started again"
-        return _row(model.name, model.version, "UNAVAILABLE", reason)
-
-    async def _rows_of_others(self) -> list[dict[str, str]]:
-        """Versions that lie there and are not served."""
-        try:
-            folder = await self._control.folder()
-        except (OSError, ArtifactError):
-            folder = {}
-        failures = self._repository.failures
-        served = {(model.name, int(model.version)) for model in self._repository.served}
-        there = {(name, version) for name, versions in folder.items() for version in versions}
-        reasons = dict.fromkeys(there, "not loaded") | {key: failure.reason for key, failure in failures.items()}
-        return [
-            _row(name, str(version), "UNAVAILABLE", reasons[name, version])
-            for name, version in sorted(set(reasons) - served)
-        ]
-
-
-def _row(name: str, version: str, state: str, reason: str) -> dict[str, str]:
-    return {"name": name, "version": version, "state": state, "reason": reason}
 
 
 def _document(raw: bytes) -> dict[str, Any]:

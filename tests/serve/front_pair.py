@@ -12,8 +12,9 @@ import numpy as np
 
 from serve.batcher import call_now
 from serve.engines.engine import OnnxCpuEngine
-from serve.fronts.desk import Desk, row_of
+from serve.fronts.desk import Desk
 from serve.fronts.link import FrontLink
+from serve.fronts.offer import Offer, row_of
 from serve.fronts.wire import ModelRow
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
@@ -71,7 +72,8 @@ class Pair:
         ours, theirs = socket.socketpair()
         self._sockets = ours, theirs
         model = cast(ServedModel, SimpleNamespace(batcher=batcher, tiles_ahead=3, alone_s=0.1, row_s=0.1))
-        self.desk = Desk(theirs, [model] * (1 + len(others)), [row, *others], threading.Event(), threading.local())
+        offer = Offer(0, [model] * (1 + len(others)), {}, {}, [row, *others])
+        self.desk = Desk(theirs, offer, threading.Event(), threading.local())
         self.link = FrontLink(ours, slots, spare)
         self.desk.greet()
         self.link.read_table()
@@ -79,6 +81,8 @@ class Pair:
         self.desk.receive_ring()
         self.desk.open()
         self.link.open()
+        self.link.adopt()
+        self.desk.hear_adopted()
         self.tickets: list[Ticket] = []
         self.done: list[Ticket] = []
 

@@ -5,8 +5,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from serve.fronts.metrics import merged
 from serve.fronts.scrape import Scrapes
+from serve.fronts.seat import Seat
 from serve.fronts.share import share_of
-from serve.fronts.supervisor import Seat
 from serve.models.settings import ModelSettings
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings

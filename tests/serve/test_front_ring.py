@@ -42,7 +42,7 @@ def answered(pair: Pair) -> list[int]:
 
 
 def batcher_of(pair: Pair) -> ScriptedBatcher:
-    batcher = pair.desk._models[0].batcher
+    batcher = pair.desk.offer.models[0].batcher
     assert isinstance(batcher, ScriptedBatcher)
     return batcher
 

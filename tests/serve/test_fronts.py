@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,8 +22,9 @@ import tritonclient.http as triton
 from PIL import Image
 
 from serve.fronts.control import Control
-from serve.fronts.engine_process import EngineProcess
+from serve.fronts.engine_process import EngineProcess, Heritage
 from serve.fronts.front_process import FrontServer
+from serve.settings import Settings
 from tests.serve.servers import encoded, png, wait_until
 from tests.serve.test_cli import program
 
@@ -192,9 +192,15 @@ def test_a_drain_goes_on_without_the_supervisor() -> None:
 
 def test_engines_do_not_wait_for_fronts_that_they_can_never_serve() -> None:
     """A supervisor that is killed while a model fails to warm up leaves nothing behind."""
-    process = EngineProcess(cast(Any, Mock(served=[], failure=RuntimeError("it is broken"))), cast(Any, Mock()))
-    process._desks._desks.append(cast(Any, Mock(gone=False)))
-    waiting = threading.Thread(target=process._outlive_the_fronts, daemon=True)
-    waiting.start()
-    waiting.join(WITHIN_S)
-    assert not waiting.is_alive()
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    broken = cast(Any, Mock(served=[], failure=RuntimeError("it is broken"), failures={}, state="failed"))
+
+    async def main() -> int:
+        process = EngineProcess(Settings(), broken, Control(ours), Heritage())
+        process._desks._fronts[cast(Any, Mock(adopted=False))] = 0
+        async with asyncio.timeout(WITHIN_S):
+            return await process.run([])
+
+    assert asyncio.run(main()) == 1
+    ours.close()

@@ -145,7 +145,7 @@ def test_unloading_drains_and_loading_brings_back(tmp_path: Path) -> None:
 
 
 def test_versions_of_long_ago_leave_metrics_and_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_control, "_REMEMBERED_VERSIONS", 1)
+    monkeypatch.setattr(model_control, "REMEMBERED_VERSIONS", 1)
     statistics = Statistics()
     monkeypatch.setattr("serve.oip.infer.Statistics", lambda: statistics)
     write_version(tmp_path, 1)
