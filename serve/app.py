@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Protocol, cast
@@ -25,7 +25,7 @@ from serve.models.groups import Groups
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
 from serve.monitoring.gpu_figures import Gpus
-from serve.monitoring.live import add_live_route
+from serve.monitoring.live import Part, Watched, add_live_route
 from serve.monitoring.metrics import Metrics, ModelState
 from serve.monitoring.status import add_status_routes
 from serve.monitoring.tracing import note_stage, open_tracing
@@ -69,6 +69,10 @@ class Others(Protocol):
 
     async def metrics(self, own: bytes) -> bytes:
         """Those of the whole server, made of those of this process."""
+        ...
+
+    async def parts(self, own: Part) -> Sequence[Part]:
+        """What the others add to the status."""
         ...
 
 
@@ -129,6 +133,7 @@ def create_app(settings: Settings, repository: Repository, others: Others | None
     )
     app.state.metrics = metrics
     app.state.statistics = infer.statistics
+    app.state.watched = watched = Watched(metrics, lambda: decoding.waiting + repository.waiting)
     # What is matched first comes first: these are asked for most.
     inference: dict[str, ASGIApp] = {
         ROUTES["classification"]: classify,
@@ -142,7 +147,7 @@ def create_app(settings: Settings, repository: Repository, others: Others | None
     models = OipRepository(settings, repository, control or cast(Others, others).models, admission)
     app.router.routes.extend(oip_routes(status, models, infer))
     add_status_routes(app, repository, groups)
-    add_live_route(app, repository, metrics, decoding)
+    add_live_route(app, repository, watched, others)
     add_sample_route(app, repository)
     app.add_route("/metrics", _metrics_endpoint(metrics, repository, others), methods=["GET"], include_in_schema=False)
     app.router.routes.extend(page_routes())

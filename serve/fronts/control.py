@@ -34,6 +34,8 @@ class Kind(IntEnum):
     SERVED = 9  # from the engine: what it serves, for the one that comes after it
     ORDER = 10  # from a front, and passed on to the engine: load, unload or list models
     OUTCOME = 11  # what came of an ORDER, the same way back
+    LOOK = 12  # as SCRAPE, of the last ten seconds
+    PARTS = 13  # the answer to LOOK
 
 
 class Message(NamedTuple):

@@ -27,6 +27,7 @@ from serve.models.control import ModelControl
 from serve.models.group import GroupError, open_groups
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
+from serve.monitoring.live import Watched
 from serve.monitoring.logs import flush_log, set_up_logging
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
@@ -61,6 +62,7 @@ class EngineProcess:
         self._repository = repository
         self._control = control
         self._metrics = Metrics()
+        self._watched = Watched(self._metrics, lambda: sum(batcher.waiting for batcher in repository.batchers))
         self._groups = heritage.groups
         self._desks = Desks(
             repository.served, heritage.groups, lambda front: self._send(Kind.INVITE, NUMBER.pack(front))
@@ -161,6 +163,8 @@ class EngineProcess:
             self._desks.add(NUMBER.unpack(message.body)[0], socket.socket(fileno=message.fd))
         elif message.kind == Kind.SCRAPE:
             self._send(Kind.SAMPLES, message.body + self._metrics.render())
+        elif message.kind == Kind.LOOK:
+            self._send(Kind.PARTS, message.body + self._watched.part().model_dump_json().encode())
         elif message.kind == Kind.ORDER:
             number, order = message.body[: NUMBER.size], message.body[NUMBER.size :]
             task = asyncio.get_running_loop().create_task(self._carry_out(number, order))

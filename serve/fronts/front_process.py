@@ -83,6 +83,8 @@ class FrontServer(HttpServer):
             self.leave(*DRAIN.unpack(message.body))
         elif message.kind == Kind.SCRAPE:
             self._control.send(Kind.SAMPLES, message.body + self.app.state.metrics.render())
+        elif message.kind == Kind.LOOK:
+            self._control.send(Kind.PARTS, message.body + self.app.state.watched.part().model_dump_json().encode())
         else:
             self._others.hear(message)
 

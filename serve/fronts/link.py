@@ -147,6 +147,11 @@ class FrontLink:
         """Whether tickets are answered by an engine."""
         return self.state == "open"
 
+    @property
+    def unsent(self) -> int:
+        """Tickets that wait for a slot."""
+        return len(self._waiting)
+
     def waiting(self, model: int) -> int:
         """Tickets of a model that have been sent or wait for a slot."""
         with self._lock:

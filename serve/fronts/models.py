@@ -111,6 +111,11 @@ class FrontRepository(Repository):
         self._gone: deque[tuple[str, str]] = deque()
         super().__init__(self._models_of(link), root)
 
+    @property
+    def waiting(self) -> int:
+        """Those that have no slot; others wait in the process of the engines."""
+        return self._link.unsent
+
     def start(self, deliver: Deliver, report: Callable[[ServedModel, BatchReport], None]) -> None:
         """Begins to work with the link that it was made with; ``report`` is for the process of the engines."""
         self._state = "warming"

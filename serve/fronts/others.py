@@ -1,7 +1,7 @@
 """What a front asks the other processes of its server, by way of the supervisor."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 import orjson
@@ -10,6 +10,7 @@ from serve.errors import NotReady
 from serve.fronts.control import NUMBER, Control, Kind, Message
 from serve.fronts.metrics import merged
 from serve.fronts.orders import RemoteControl
+from serve.monitoring.live import Part
 from skipvit.manifest import Task
 
 _SCRAPE_WITHIN_S = 5.0
@@ -33,6 +34,14 @@ class Others:
         except (OSError, TimeoutError):
             raise NotReady("the other processes of this server did not give their metrics", "scrape again") from None
         return merged([own, *(text.encode() for text in orjson.loads(answer))])
+
+    async def parts(self, own: Part) -> Sequence[Part]:
+        """What the other processes add to the status. Raises NotReady if it cannot be had: ours alone would mislead."""
+        try:
+            answer = await self._ask(Kind.LOOK, own.model_dump_json().encode(), _SCRAPE_WITHIN_S)
+        except (OSError, TimeoutError):
+            raise NotReady("the other processes of this server did not say how they are", "ask again") from None
+        return [Part.model_validate_json(text) for text in orjson.loads(answer)]
 
     async def _order(self, order: bytes) -> bytes:
         try:

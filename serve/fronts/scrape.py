@@ -1,4 +1,7 @@
-"""Metrics of all processes, collected when one of them is asked, with what those that died had counted."""
+"""What all processes say of themselves, collected when one of them is asked: metrics, or the last ten seconds.
+
+To metrics belongs what processes that died had counted.
+"""
 
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator
@@ -7,7 +10,19 @@ from itertools import count
 
 from serve.fronts.metrics import merged
 
+Inherit = Callable[[bytes, bytes], bytes]
+"""What is left of all that died, from that of those before and that of the last."""
 _WITHIN_S = 1.0
+
+
+def counted(past: bytes, last: bytes) -> bytes:
+    """What metrics have counted."""
+    return merged([past, last], counts_only=True)
+
+
+def nothing(_past: bytes, _last: bytes) -> bytes:
+    """What is past is past."""
+    return b""
 
 
 @dataclass
@@ -21,8 +36,9 @@ class _Scrape:
 class Scrapes:
     """Scrapes under way. Who does not answer in time is taken as it was at the last: a sum must never go back."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, inherit: Inherit = counted) -> None:
         self._clock = clock
+        self._inherit = inherit
         self._numbers = count()
         self._scrapes: dict[int, _Scrape] = {}
         self._samples: dict[Hashable, bytes] = {}  # of each process, as it last gave them
@@ -51,7 +67,7 @@ class Scrapes:
     def bury(self, process: Hashable) -> None:
         """A process died: what it had counted when it was last asked stays in the sums."""
         last = self._samples.pop(process, b"")
-        self._past = merged([self._past, last], counts_only=True)
+        self._past = self._inherit(self._past, last)
         for number in list(self._scrapes):
             self._scrapes[number].missing.discard(process)
             self._end_if_complete(number)
@@ -73,4 +89,4 @@ class Scrapes:
     def _end(self, number: int) -> None:
         scrape = self._scrapes.pop(number)
         others = [samples for process, samples in self._samples.items() if process is not scrape.asker]
-        scrape.give([*others, self._past])
+        scrape.give([*others, self._past] if self._past else others)

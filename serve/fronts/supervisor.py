@@ -13,19 +13,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import orjson
 
 from serve.errors import NotReady
-from serve.fronts.control import DRAIN, NUMBER, SIGNALS, Control, Kind, Message
+from serve.fronts.control import DRAIN, NUMBER, Control, Kind, Message
 from serve.fronts.relay import Relay
-from serve.fronts.scrape import Scrapes
+from serve.fronts.scrape import Scrapes, nothing
 from serve.fronts.seat import Seat
 from serve.fronts.share import share_of
+from serve.fronts.signals import Orders, noted
 from serve.fronts.spawn import spawn
 from serve.fronts.wire import error_text
 from serve.settings import Settings
@@ -34,13 +33,6 @@ logger = logging.getLogger(__name__)
 
 _HEALTHY_AFTER_S = 10.0
 _EXIT_WITHIN_S = 15.0
-
-
-@dataclass
-class _Orders:
-    """What signals have asked for so far."""
-
-    signals: list[int] = field(default_factory=list)
 
 
 class Supervisor:
@@ -58,23 +50,24 @@ class Supervisor:
         self._fronts = [Seat("front", number) for number in range(settings.fronts)]
         self._seats = [self._engine, *self._fronts]
         self._selector = selectors.DefaultSelector()
-        self._orders = _Orders()
+        self._orders = Orders()
         self._obeyed = 0
         self._leave_by: float | None = None
-        self._scrapes = Scrapes()
+        self._collected = {Kind.SCRAPE: Scrapes(), Kind.LOOK: Scrapes(inherit=nothing)}
         self._relay = Relay()
         self._heritage: object = None  # of a process of the engines, for the next
         self._code: int | None = None
 
     def run(self) -> int:
         """Blocks until the server has ended; returns the exit code."""
-        with _signals(self._orders) as wakeup:
+        with noted(self._orders) as wakeup:
             self._selector.register(wakeup, selectors.EVENT_READ, None)
             try:
                 while self._code is None:
                     self._start_what_is_due()
                     self._wait(wakeup)
-                    self._scrapes.expire()
+                    for scrapes in self._collected.values():
+                        scrapes.expire()
                     self._obey()
                 return self._code
             finally:
@@ -83,7 +76,8 @@ class Supervisor:
 
     def _wait(self, wakeup: socket.socket) -> None:
         dues = [seat.due for seat in self._seats if seat.process is None and self._leave_by is None]
-        moments = [*dues, *([self._leave_by] if self._leave_by else []), *self._scrapes.deadlines()]
+        deadlines = [moment for scrapes in self._collected.values() for moment in scrapes.deadlines()]
+        moments = [*dues, *([self._leave_by] if self._leave_by else []), *deadlines]
         timeout = max(0.0, min(moments) - time.monotonic()) if moments else None
         for key, _ in self._selector.select(timeout):
             if key.data is None:
@@ -152,7 +146,8 @@ class Supervisor:
             seat.process.kill()
             code = seat.process.wait()
         seat.process = seat.control = None
-        self._scrapes.bury(seat)
+        for scrapes in self._collected.values():
+            scrapes.bury(seat)
         if seat.role == "engine":
             self._relay.give_up(_LOST)
         if self._leave_by is not None:
@@ -199,19 +194,14 @@ class Supervisor:
             if not self._announced and all(front.ready for front in self._fronts):
                 self._announced = True
                 self._announce()
-        elif message.kind == Kind.SCRAPE:
-            others = [other for other in self._seats if other is not seat and other.control is not None and other.ready]
-            [number] = NUMBER.unpack_from(message.body)
-            own = message.body[NUMBER.size :]
-            key = self._scrapes.begin(seat, own, others, lambda texts: self._give(seat, number, texts))
-            for other in others:
-                self._tell(other, Kind.SCRAPE, NUMBER.pack(key))
-        elif message.kind == Kind.SAMPLES:
+        elif message.kind in self._collected:
+            self._collect(seat, message)
+        elif message.kind in _GIVES.values():
+            asked = next(asked for asked, gives in _GIVES.items() if gives == message.kind)
             [key] = NUMBER.unpack_from(message.body)
-            self._scrapes.add(key, seat, message.body[NUMBER.size :])
+            self._collected[asked].add(key, seat, message.body[NUMBER.size :])
         elif message.kind == Kind.INVITE:
-            front = self._fronts[NUMBER.unpack(message.body)[0]]
-            self._connect(front)
+            self._connect(self._fronts[NUMBER.unpack(message.body)[0]])
         elif message.kind == Kind.SERVED:
             self._heritage = orjson.loads(message.body)
         elif message.kind == Kind.ORDER:
@@ -224,7 +214,7 @@ class Supervisor:
         control, (number,) = seat.control, NUMBER.unpack_from(order)
 
         def give(outcome: bytes) -> None:
-            if seat.control is control:  # else it died, and the next in its place has asked for nothing
+            if seat.control is control:
                 self._tell(seat, Kind.OUTCOME, NUMBER.pack(number) + outcome)
 
         if self._engine.control is None or not self._engine.ready:
@@ -232,8 +222,19 @@ class Supervisor:
         else:
             self._tell(self._engine, Kind.ORDER, self._relay.key(give) + order[NUMBER.size :])
 
-    def _give(self, seat: Seat, number: int, texts: list[bytes]) -> None:
-        self._tell(seat, Kind.SAMPLES, NUMBER.pack(number) + orjson.dumps([text.decode() for text in texts]))
+    def _collect(self, seat: Seat, message: Message) -> None:
+        """Asks all processes for what a front wants to know of all."""
+        others = [other for other in self._seats if other is not seat and other.control is not None and other.ready]
+        control, (number,) = seat.control, NUMBER.unpack_from(message.body)
+
+        def give(texts: list[bytes]) -> None:
+            if seat.control is control:  # else it died, and the next in its place has asked for nothing
+                answer = orjson.dumps([text.decode() for text in texts])
+                self._tell(seat, _GIVES[message.kind], NUMBER.pack(number) + answer)
+
+        key = self._collected[message.kind].begin(seat, message.body[NUMBER.size :], others, give)
+        for other in others:
+            self._tell(other, message.kind, NUMBER.pack(key))
 
     # --- signals ---
 
@@ -257,29 +258,8 @@ class Supervisor:
             self._tell(front, Kind.DRAIN, DRAIN.pack(lame_duck_s))
 
 
+_GIVES = {Kind.SCRAPE: Kind.SAMPLES, Kind.LOOK: Kind.PARTS}
 _LOST = orjson.dumps(
     {"error": error_text(NotReady("the engine's process ended, and is being started again", "try again")).decode()}
 )
 _NAMES = {"engine": "process of the engines", "front": "front"}
-
-
-@contextlib.contextmanager
-def _signals(orders: _Orders) -> Iterator[socket.socket]:
-    """Notes SIGTERM and SIGINT, and gives a socket that is readable when one came."""
-
-    def note(sig: int, _frame: FrameType | None) -> None:
-        orders.signals.append(sig)
-
-    wakeup, sender = socket.socketpair()
-    wakeup.setblocking(False)
-    sender.setblocking(False)
-    before_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    before = {sig: signal.signal(sig, note) for sig in SIGNALS}
-    try:
-        yield wakeup
-    finally:
-        signal.set_wakeup_fd(before_fd)
-        for sig, handler in before.items():
-            signal.signal(sig, handler)
-        wakeup.close()
-        sender.close()

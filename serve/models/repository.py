@@ -152,6 +152,11 @@ class Repository:
         """Batchers of all models, in service or on their way out of it."""
         return [model.batcher for model in (*self.served, *self._retired)]
 
+    @property
+    def waiting(self) -> int:
+        """Pictures and tiles that wait in this process for an engine."""
+        return sum(model.batcher.waiting for model in self.served)
+
     def versions(self, name: str) -> Mapping[str, ServedModel]:
         """The served versions of a model, the highest first."""
         return self._table.get(name, _NONE)

@@ -1,13 +1,15 @@
 """GET /v1/status: how the server is doing now, in one small answer that the page asks for every other second."""
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from serve.models.repository import Repository, State
 from serve.monitoring.metrics import Metrics
-from serve.pipeline import DecodeStage
+from serve.monitoring.recent import Tally, figures_of
 
 STATUS = "/v1/status"
 
@@ -31,20 +33,54 @@ class Status(BaseModel):
     uptime_s: float = Field(ge=0, description="How long the server has run")
 
 
-def add_live_route(app: FastAPI, repository: Repository, metrics: Metrics, decoding: DecodeStage) -> None:
-    """Adds the route. HEAD answers where GET does."""
-    started = time.monotonic()
+class Part(BaseModel):
+    """What one process adds to the status of its server."""
+
+    tally: Tally
+    waiting: int
+    in_flight: int
+    uptime_s: float
+
+
+class Others(Protocol):
+    """The other processes of a server of several."""
+
+    async def parts(self, own: Part) -> Sequence[Part]:
+        """Theirs, for which they may want ours. Raises NotReady if they cannot be had."""
+        ...
+
+
+class Watched:
+    """Gives the part of this process. ``waiting`` counts pictures and tiles that wait in it."""
+
+    def __init__(self, metrics: Metrics, waiting: Callable[[], int]) -> None:
+        self._metrics = metrics
+        self._waiting = waiting
+        self._started = time.monotonic()
+
+    def part(self) -> Part:
+        """How it is now."""
+        metrics, uptime_s = self._metrics, time.monotonic() - self._started
+        return Part(
+            tally=metrics.recent.tally(), waiting=self._waiting(), in_flight=metrics.in_flight, uptime_s=uptime_s
+        )
+
+
+def add_live_route(app: FastAPI, repository: Repository, watched: Watched, others: Others | None) -> None:
+    """Adds the route; with ``others`` it tells of all processes. HEAD answers where GET does."""
 
     async def status() -> Status:
         """For people: Prometheus has the same, with its history, from /metrics."""
-        recent = metrics.recent.figures()
+        own = watched.part()
+        parts = [own, *(await others.parts(own) if others else ())]
+        recent = figures_of([part.tally for part in parts])
         served = repository.served
         return Status(
             status=repository.state,
             models=len(served),
             ready=sum(map(repository.is_ready, served)),
-            waiting=decoding.waiting + sum(model.batcher.waiting for model in served),
-            in_flight=metrics.in_flight,
+            waiting=sum(part.waiting for part in parts),
+            in_flight=sum(part.in_flight for part in parts),
             seconds=round(recent.seconds, 1),
             requests_per_s=round(recent.answered / recent.seconds, 2),
             images_per_s=round(recent.images / recent.seconds, 2),
@@ -53,7 +89,7 @@ def add_live_route(app: FastAPI, repository: Repository, metrics: Metrics, decod
             p99_ms=_ms(recent.p99_s),
             rejected=recent.rejected,
             failed=recent.failed,
-            uptime_s=round(time.monotonic() - started, 1),
+            uptime_s=round(max(part.uptime_s for part in parts), 1),
         )
 
     app.get(STATUS, summary="How is it doing?", tags=["probes"])(status)

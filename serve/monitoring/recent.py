@@ -8,13 +8,25 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 WINDOW_S = 10
 _SHORTEST_S = 1e-4
 _STEP = math.log(1.05)
 _BINS = 330  # up to 980 s
+
+
+class Tally(NamedTuple):
+    """What one process counted over the last ``seconds``; ``bins`` are of the latencies of what was answered."""
+
+    seconds: float
+    bins: list[int]
+    rejected: int
+    failed: int
+    images: int
+    batches: int
 
 
 class Figures(NamedTuple):
@@ -73,29 +85,46 @@ class Recent:
             slot.images += size
             slot.batches += 1
 
-    def figures(self) -> Figures:
+    def tally(self) -> Tally:
         """The sums of now."""
         with self._lock:
             now = self._clock()
             oldest = int(now) - WINDOW_S
             slots = [slot for slot in self._slots if slot.second >= oldest]
             bins = [sum(column) for column in zip(*(slot.bins for slot in slots), strict=True)]
-        return Figures(
+        return Tally(
             max(1.0, now - max(oldest, self._started)),
-            sum(bins),
+            bins,
             sum(slot.rejected for slot in slots),
             sum(slot.failed for slot in slots),
             sum(slot.images for slot in slots),
             sum(slot.batches for slot in slots),
-            _quantile(bins, 0.5),
-            _quantile(bins, 0.99),
         )
+
+    def figures(self) -> Figures:
+        """What they come to."""
+        return figures_of([self.tally()])
 
     def _now(self) -> _Slot:
         second = int(self._clock())
         if not self._slots or self._slots[-1].second != second:
             self._slots.append(_Slot(second))
         return self._slots[-1]
+
+
+def figures_of(tallies: Sequence[Tally]) -> Figures:
+    """What the tallies of several processes come to together."""
+    bins = [sum(column) for column in zip_longest(*(tally.bins for tally in tallies), fillvalue=0)]
+    return Figures(
+        max(tally.seconds for tally in tallies),
+        sum(bins),
+        sum(tally.rejected for tally in tallies),
+        sum(tally.failed for tally in tallies),
+        sum(tally.images for tally in tallies),
+        sum(tally.batches for tally in tallies),
+        _quantile(bins, 0.5),
+        _quantile(bins, 0.99),
+    )
 
 
 def _quantile(bins: list[int], share: float) -> float | None:

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serve.fronts.metrics import merged
-from serve.fronts.scrape import Scrapes
+from serve.fronts.scrape import Scrapes, nothing
 from serve.fronts.seat import Seat
 from serve.fronts.share import share_of
 from serve.models.settings import ModelSettings
@@ -76,6 +76,14 @@ def test_a_sum_never_goes_back_when_a_process_dies() -> None:
     scrapes.bury("c")
     scrapes.bury("b")
     assert scraped(scrapes, "d", process(0), {}) == 9
+
+
+def test_nothing_is_left_of_what_a_process_was_doing() -> None:
+    scrapes, given = Scrapes(inherit=nothing), list[list[bytes]]()
+    scrapes.add(scrapes.begin("a", b"busy", ["b"], given.append), "b", b"busy too")
+    scrapes.bury("b")
+    scrapes.begin("a", b"busy", [], given.append)
+    assert given == [[b"busy too"], []]
 
 
 def test_who_does_not_answer_in_time_is_taken_as_it_last_was() -> None:

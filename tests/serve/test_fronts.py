@@ -57,6 +57,10 @@ def sample(url: str, name: str, label: str = "") -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
 
+def in_flight(url: str) -> int:
+    return int(httpx.get(f"{url}/v1/status", timeout=WITHIN_S).json()["in_flight"])
+
+
 def ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=WITHIN_S).status_code == 200
@@ -74,6 +78,7 @@ def held(
     with ThreadPoolExecutor(requests) as threads:
         asked = [threads.submit(classify, url, 255 * number // 9) for number in range(requests)]
         wait_until(lambda: sample(url, "skipvit_queue_images") == requests, WITHIN_S)
+        wait_until(lambda: in_flight(url) == requests + 1, WITHIN_S)  # whichever front is asked; it counts itself
         yield engine, asked
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.monitoring.recent import WINDOW_S, Figures, Recent
+from serve.monitoring.recent import WINDOW_S, Figures, Recent, figures_of
 
 
 class Clock:
@@ -83,3 +83,17 @@ def test_times_beyond_the_bins_are_counted_at_their_ends() -> None:
 
 def test_an_idle_server_has_nothing_to_say() -> None:
     assert Recent(Clock()).figures() == Figures(1.0, 0, 0, 0, 0, 0, None, None)
+
+
+@given(EVENTS, st.lists(st.integers(0, 2), min_size=40, max_size=40))
+def test_several_processes_are_as_one(events: list[Event], places: list[int]) -> None:
+    clock = Clock()
+    whole, parts = Recent(clock), [Recent(clock) for _ in range(3)]
+    for event, place in zip(events, places, strict=False):
+        clock.now += event.pause_s
+        for recent in (whole, parts[place]):
+            if event.kind in ("answered", "batch"):
+                getattr(recent, event.kind)(event.value)
+            else:
+                getattr(recent, event.kind)()
+    assert figures_of([part.tally() for part in parts]) == pytest.approx(whole.figures(), nan_ok=True)
