@@ -19,6 +19,7 @@ PROOFS: dict[str, tuple[str, str]] = {
     "peers": ("benchmarks.peers.comparison", "ours beside LitServe, BentoML, Ray Serve and plain FastAPI, over HTTP"),
     "overload": ("benchmarks.overload", "ten times what a server can do, for a minute"),
     "fuzz": ("benchmarks.fuzz", "broken and hostile inputs through every door of a server"),
+    "openapi": ("benchmarks.openapi", "requests as the OpenAPI document has them, and others: answers as it has them"),
     "engine-kill": ("benchmarks.engine_kill", "kill -9 of the engines' process under load: ready again, none hung"),
     "drain": ("benchmarks.drain", "SIGTERM under load, with one process and with fronts: no request lost"),
     "fronts": ("benchmarks.fronts", "requests a second and CPU per request of 0, 1 and 2 front processes"),

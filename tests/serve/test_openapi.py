@@ -7,51 +7,14 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis.checks import not_a_server_error
 
+from benchmarks.openapi_cases import OPERATIONS, api_of, validate
 from serve.oip.infer import INFER
 from serve.openapi.oip import OIP_ROUTES
 from serve.tasks import ROUTES, SAMPLE
 from tests.serve.servers import png
 
 CLASSIFY, DENOISE, VIDEO = ROUTES["classification"], ROUTES["denoising"], ROUTES["video-denoising"]
-POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
-OPERATIONS = [
-    ("POST", CLASSIFY, POSITIVE),
-    ("POST", CLASSIFY, NEGATIVE),
-    ("PUT", CLASSIFY, POSITIVE),
-    ("PUT", CLASSIFY, NEGATIVE),
-    ("POST", DENOISE, POSITIVE),
-    ("POST", DENOISE, NEGATIVE),
-    ("PUT", DENOISE, POSITIVE),
-    ("PUT", DENOISE, NEGATIVE),
-    ("POST", VIDEO, POSITIVE),
-    ("POST", VIDEO, NEGATIVE),
-    ("GET", "/livez", POSITIVE),
-    ("GET", "/readyz", POSITIVE),
-    ("GET", "/v1/models", POSITIVE),
-    ("GET", "/v1/status", POSITIVE),
-    ("GET", SAMPLE, POSITIVE),
-    *((method.upper(), path, POSITIVE) for path, route in OIP_ROUTES.items() for method in route.methods),
-    ("POST", INFER, NEGATIVE),
-]
-# Random bytes are no picture and a random name no model: what fits the schema may well be refused.
-IGNORED = [schemathesis.checks.positive_data_acceptance]
-
-
-def api_of(url: str) -> Any:
-    """What the server at ``url`` says of itself."""
-    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-    schema.config.checks.negative_data_rejection.expected_statuses += ["413"]  # a refusal as good as any
-    return schema
-
-
-def validate(case: schemathesis.Case, ignored: list[Any]) -> None:
-    """Sends a case, and compares the answer with what the server says of it."""
-    answer = case.call()
-    # A case may give the server a millisecond, and it is no failure of the server's to say so.
-    out_of_time = [not_a_server_error] if answer.status_code == 504 else []
-    case.validate_response(answer, excluded_checks=[*ignored, *out_of_time])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +29,7 @@ def test_the_server_does_what_it_says(api: Any, method: str, path: str, mode: sc
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        validate(case, IGNORED)
+        validate(case)
 
     check()
 
