@@ -36,10 +36,16 @@ class Kind(IntEnum):
     OUTCOME = 11  # what came of an ORDER, the same way back
     LOOK = 12  # as SCRAPE, of the last ten seconds
     PARTS = 13  # the answer to LOOK
+    TENSORS = 14  # between a front and the engine: a request for a model that is not ours, or its answer; with a parcel
+    REFUSED = 15  # the answer to TENSORS that failed
+    WITHDRAW = 16  # from a front: nobody waits for the answer to a TENSORS any more
+
+
+_WITH_FD = (Kind.LINK, Kind.TENSORS)
 
 
 class Message(NamedTuple):
-    """One message; ``fd`` comes with LINK, and is the receiver's to close."""
+    """One message; ``fd`` comes with LINK and TENSORS, and is the receiver's to close."""
 
     kind: Kind
     body: bytes
@@ -99,7 +105,7 @@ class Control:
             end = _HEAD.size + size
             if len(self._data) < end:
                 break
-            fd = self._fds.popleft() if kind == Kind.LINK else -1
+            fd = self._fds.popleft() if kind in _WITH_FD else -1
             messages.append(Message(Kind(kind), bytes(self._data[_HEAD.size : end]), fd))
             del self._data[:end]
         return messages

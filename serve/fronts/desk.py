@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from serve.errors import EngineFailed
-from serve.fronts.link import Outbox
 from serve.fronts.offer import Offer
+from serve.fronts.outbox import Outbox
 from serve.fronts.ring import Ring, aligned
+from serve.fronts.tensor_desk import TensorDesk
 from serve.fronts.wire import (
     ADOPTED,
     DONE,
@@ -26,6 +27,7 @@ from serve.fronts.wire import (
     ModelRow,
     Records,
     error_text,
+    is_ours,
     read_exactly,
     send_document,
 )
@@ -97,22 +99,30 @@ class Desk:
         return not self.gone
 
     def receive_ring(self) -> None:
-        """Takes the slots that the front shares. Raises EOFError if it shares none."""
-        data, fds, _, _ = socket.recv_fds(self._connection, SETUP.size, 1, socket.MSG_CMSG_CLOEXEC)
+        """Takes the slots that the front shares, and its way for tensors. Raises EOFError if it shares none."""
+        data, fds, _, _ = socket.recv_fds(self._connection, SETUP.size, 2, socket.MSG_CMSG_CLOEXEC)
         if not fds:
             raise EOFError("it shared no memory")
         self.ring = Ring(fds[0], *SETUP.unpack(data))
         self.ring.close()
+        for fd in fds[1:]:
+            tensors = TensorDesk(socket.socket(fileno=fd), self.offer.models)
+            threading.Thread(target=tensors.serve, name=f"front-tensors-{fd}", daemon=True).start()
 
     def _put(self, submitted: Sequence[tuple[int, ...]]) -> None:
         tickets = [
-            (self.offer.models[model], SlotTicket(self, slot, self.offer.rows[model], Priority(priority)))
+            (self.offer.models[model], SlotTicket(self, slot, self._row(model), Priority(priority)))
             for slot, model, priority in submitted
         ]
         for model, _ in tickets:  # all at once: the first of them may then wait for the others
             model.batcher.expect()
         for model, ticket in tickets:
             model.batcher.put(ticket)
+
+    def _row(self, model: int) -> ModelRow:
+        row = self.offer.rows[model]
+        assert is_ours(row), "tensors go by a way of their own"
+        return row
 
     def tell(self, record: bytes) -> None:
         """Passes on what became of a row: with its batch if that is being delivered, else at once."""

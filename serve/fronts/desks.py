@@ -40,6 +40,7 @@ class Desks:
         self._warm = threading.Event()
         self._together = threading.local()
         self._fronts: dict[Desk, int] = {}
+        self._known: set[int] = set()
         self._kept: dict[Desk, ExitStack] = {}
         self._news = asyncio.Event()
 
@@ -62,6 +63,7 @@ class Desks:
         desk = Desk(connection, self.offer, self._warm, self._together, lambda desk: _on(loop, self._hear, desk))
         self._invited.pop(front, None)
         self._fronts[desk] = front
+        self._known.add(front)
         self._kept[desk] = stack = ExitStack()
         for model in self.offer.models:
             stack.enter_context(model.in_use())
@@ -82,10 +84,14 @@ class Desks:
                 desk.outbox.post(bytes(records))
 
     def invite_those_behind(self) -> None:
-        """Asks for a connection to every front that has not got the newest offer and is not about to get one."""
+        """Asks for a connection to every front that has not got the newest offer and is not about to get one.
+
+        One that has none at all is asked for too: it may be alive, and have lost it.
+        """
         now = time.monotonic()
         joining = {front for desk, front in self._fronts.items() if not desk.adopted}
-        for front in self._behind(self.offer.generation) - joining:
+        lost = self._known - set(self._fronts.values())
+        for front in (self._behind(self.offer.generation) | lost) - joining:
             if now - self._invited.get(front, -_AGAIN_AFTER_S) >= _AGAIN_AFTER_S:
                 self._invited[front] = now
                 self._invite(front)

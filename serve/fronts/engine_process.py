@@ -31,7 +31,6 @@ from serve.monitoring.live import Watched
 from serve.monitoring.logs import flush_log, set_up_logging
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
-from serve.tasks import ROUTES
 from skipvit.artifacts import ArtifactError
 from skipvit.manifest import Task
 
@@ -214,11 +213,7 @@ def main() -> int:
         repository, heritage = opened(Path(given["models_dir"]), settings, left and Heritage.model_validate(left))
     except (ArtifactError, EngineUnavailable, GroupError) as error:
         return fail(str(error))
-    models = repository.served
-    if others := [model.name for model in models if model.task not in ROUTES]:
-        repository.close()
-        return fail(f"model {others[0]!r} takes tensors of its own, which --fronts does not pass on; leave out one")
-    if any(model.task != "classification" for model in models):
+    if any(model.task != "classification" for model in repository.served):
         return_large_blocks()
     return asyncio.run(EngineProcess(settings, repository, control, heritage).run(pending))
 

@@ -20,6 +20,7 @@ from serve.fronts.control import DRAIN, Control, Kind, Message, started
 from serve.fronts.link import FrontLink
 from serve.fronts.models import FrontRepository
 from serve.fronts.others import Others
+from serve.fronts.wire import is_ours
 from serve.heap import return_large_blocks
 from serve.monitoring.logs import set_up_logging
 from serve.settings import Settings
@@ -127,7 +128,7 @@ def main() -> int:
     except EOFError:
         return 0
     changes = settings.watch_s or settings.model_control != "none"
-    if changes or any(row.manifest.task != "classification" for row in link.table):
+    if changes or any(not is_ours(row) or row.manifest.task != "classification" for row in link.table):
         return_large_blocks()
     listener = listen(settings.host, settings.port, shared=True)
     FrontServer(settings, Path(given["models_dir"]), link, control, pending).run(sockets=[listener])

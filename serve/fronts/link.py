@@ -10,15 +10,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from serve.errors import NotReady, RequestError
+from serve.batcher import call_now
+from serve.fronts.outbox import Outbox
 from serve.fronts.ring import Ring, aligned
+from serve.fronts.sent import Deliver, Sent, deliver_all, refuse
+from serve.fronts.tensor_link import TensorLink
 from serve.fronts.wire import (
     ADOPTED,
     DONE,
@@ -27,11 +30,14 @@ from serve.fronts.wire import (
     SETUP,
     SUBMIT,
     FailedRow,
+    ForeignRow,
     ModelRow,
     Records,
     Table,
     Warm,
     error_of,
+    gone,
+    is_ours,
     read_document,
 )
 from serve.ticket import Ticket
@@ -40,18 +46,8 @@ from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[Callable[[], None]], object]
-_SEND_BUFFER = 4 << 20  # each record takes some 768 bytes of it
 _numbers = count()
 LinkState = Literal["new", "warming", "open", "lost"]
-
-
-class Sent(NamedTuple):
-    """A ticket on its way: which model of the table it is for, and where it is finished."""
-
-    model: int
-    ticket: Ticket
-    deliver: Deliver
 
 
 class _Lane:
@@ -72,10 +68,11 @@ class FrontLink:
     def __init__(self, connection: socket.socket, slots: int, spare: int = 0) -> None:
         self.number = next(_numbers)  # a later one is newer
         self.state: LinkState = "new"
-        self.table: Sequence[ModelRow] = ()
+        self.table: Sequence[ModelRow | ForeignRow] = ()
         self.failed: Sequence[FailedRow] = ()
         self.groups: Mapping[str, Task] = {}
         self.warm: Warm | None = None
+        self.tensors: TensorLink | None = None
         self._connection = connection
         self._count = slots
         self._ring: Ring | None = None
@@ -100,6 +97,8 @@ class FrontLink:
         try:
             self.share_ring()
             self.open()
+            if self.tensors is not None:
+                threading.Thread(target=self._run_tensors, args=(self.tensors,), name="tensors", daemon=True).start()
             opened()
             while self.step():
                 pass
@@ -108,10 +107,24 @@ class FrontLink:
         finally:
             self.lose()
 
+    def _run_tensors(self, tensors: TensorLink) -> None:
+        tensors.run()
+        self.close()  # one is of no use without the other
+
     def share_ring(self) -> None:
-        """Makes the slots, as large as the largest model of the table needs them, and passes them on."""
-        ring = Ring.create(self._count, max((model.slot_bytes for model in self.table), default=1))
-        socket.send_fds(self._connection, [SETUP.pack(ring.count, ring.slot_bytes)], [ring.fd])
+        """Makes the slots, as large as the largest model of the table needs them, and passes them on.
+
+        So it does with a way for tensors, if there are models that need one.
+        """
+        ring = Ring.create(self._count, max((row.slot_bytes for row in self.table if is_ours(row)), default=1))
+        fds = [ring.fd]
+        with ExitStack() as stack:
+            if not all(map(is_ours, self.table)):
+                ours, theirs = socket.socketpair()
+                stack.enter_context(theirs)
+                self.tensors = TensorLink(ours)
+                fds.append(theirs.fileno())
+            socket.send_fds(self._connection, [SETUP.pack(ring.count, ring.slot_bytes)], fds)
         ring.close()
         self._ring = ring
 
@@ -154,14 +167,24 @@ class FrontLink:
 
     def waiting(self, model: int) -> int:
         """Tickets of a model that have been sent or wait for a slot."""
+        if self.tensors is not None and not is_ours(self.table[model]):
+            return self.tensors.waiting(model)
         with self._lock:
             return sum(sent.model == model for sent in (*self._in_flight.values(), *self._waiting.values()))
 
     def _lane(self, model: int) -> _Lane:
-        return self._pictures if self.table[model].manifest.task == "classification" else self._tiles
+        return self._pictures if self._row(model).manifest.task == "classification" else self._tiles
+
+    def _row(self, model: int) -> ModelRow:
+        row = self.table[model]
+        assert is_ours(row), "tensors go by a way of their own"
+        return row
 
     def submit(self, model: int, ticket: Ticket, deliver: Deliver) -> None:
-        """Sends a row, or keeps it until a slot is free."""
+        """Sends a row, or keeps it until a slot is free; tensors go as they are."""
+        if not is_ours(self.table[model]):
+            self._submit_tensors(model, ticket)
+            return
         sent = Sent(model, ticket, deliver)
         with self._lock:
             refused = self.state != "open"
@@ -175,9 +198,15 @@ class FrontLink:
                     self._waiting[ticket] = sent
                     lane.waiting.append(ticket)
         if refused:
-            _refuse([sent])
+            refuse([sent])
         elif slot is not None:
             self._send(slot, sent)
+
+    def _submit_tensors(self, model: int, ticket: Ticket) -> None:
+        if self.tensors is None or self.state != "open":
+            refuse([Sent(model, ticket, call_now)])
+        else:
+            self.tensors.submit(model, ticket)
 
     def _send(self, slot: int, sent: Sent) -> None:
         """Fills a slot that is ours and tells the engine."""
@@ -210,10 +239,10 @@ class FrontLink:
             self._reuse(slot)
             if outcome in (OK, FAILED) or not sent.ticket.abandoned:
                 finished.append(sent)
-        _deliver(finished)
+        deliver_all(finished)
 
     def _read(self, slot: int, sent: Sent, outcome: int, batch_size: int, infer_s: float, length: int) -> None:
-        ticket, model = sent.ticket, self.table[sent.model]
+        ticket, model = sent.ticket, self._row(sent.model)
         assert self._ring is not None, "an answer came out of it"
         answer = self._ring.slot(slot)[aligned(model.input_bytes) :]
         ticket.queue_s += max(0.0, time.perf_counter() - ticket.waiting_since - infer_s)
@@ -224,7 +253,7 @@ class FrontLink:
         elif outcome == FAILED:
             ticket.error = error_of(answer[:length].tobytes())
         else:
-            ticket.error = _gone()
+            ticket.error = gone()
 
     def _reuse(self, slot: int) -> None:
         """Gives a slot to whoever waits for one."""
@@ -250,65 +279,7 @@ class FrontLink:
             stranded = [*self._in_flight.values(), *self._waiting.values()]
             self._in_flight.clear()
             self._waiting.clear()
-        _refuse(stranded)
+        refuse(stranded)
+        if self.tensors is not None:
+            self.tensors.lose()
         self._connection.close()
-
-
-class Outbox:
-    """Sends what is posted; whoever finds another thread sending leaves his records to that one."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        # Room for what all slots may have to say: an engine that waited for one front would keep out the others.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._records = bytearray()
-        self._sending = False
-
-    def post(self, records: bytes) -> None:
-        """Sends records, with whatever else has been posted meanwhile. If the other end is gone, nothing happens."""
-        with self._lock:
-            self._records += records
-            if self._sending:
-                return
-            self._sending = True
-        while True:
-            with self._lock:
-                data = bytes(self._records)
-                self._records.clear()
-                self._sending = bool(data)
-            if not data:
-                return
-            try:
-                self._connection.sendall(data)
-            except OSError:  # whoever reads from it sees that too, and does what is to be done
-                continue
-
-
-def _deliver(finished: Sequence[Sent]) -> None:
-    """Finishes tickets, with one wake-up for each place where that is done."""
-    places: dict[Deliver, list[Ticket]] = {}
-    for sent in finished:
-        places.setdefault(sent.deliver, []).append(sent.ticket)
-    for deliver, tickets in places.items():
-        try:
-            deliver(partial(_tell, tickets))
-        except RuntimeError:  # the event loop is closed: nobody is left to be told
-            logger.debug("%d tickets were finished too late", len(tickets))
-
-
-def _tell(tickets: Sequence[Ticket]) -> None:
-    for ticket in tickets:
-        ticket.pixels = None
-        ticket.on_done(ticket)
-
-
-def _refuse(sent: Sequence[Sent]) -> None:
-    for one in sent:
-        one.ticket.on_abandoned = None
-        one.ticket.error = _gone()
-    _deliver(sent)
-
-
-def _gone() -> RequestError:
-    return NotReady("the engine's process ended, and is being started again", "send the request again")

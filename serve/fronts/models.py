@@ -10,8 +10,10 @@ from pathlib import Path
 
 from serve.batcher import Batcher, BatchReport, call_now
 from serve.engines.engine import Rows
-from serve.fronts.link import Deliver, FrontLink
-from serve.fronts.wire import Measured, ModelRow
+from serve.foreign.model import ForeignModel
+from serve.fronts.link import FrontLink
+from serve.fronts.sent import Deliver
+from serve.fronts.wire import ForeignRow, Measured, ModelRow
 from serve.models.control import REMEMBERED_VERSIONS
 from serve.models.repository import Failure, Repository
 from serve.models.served_model import ServedModel
@@ -95,6 +97,19 @@ class RemoteModel(ServedModel):
         pass
 
 
+class RemoteForeignModel(ForeignModel):
+    """A model of the engine's process that is not ours, made from what that says of it."""
+
+    def __init__(self, row: ForeignRow, link: FrontLink, place: int) -> None:
+        self.path, self.config, self.signature = Path(row.path), row.config, row.signature
+        self._labels = row.labels
+        batcher = RemoteBatcher(link, place, row.name, link.warm.models[place] if link.warm else Measured())
+        self._set_up(row.name, row.version, "tensors", self.path.parent, row.engine, _NoEngine(), batcher)
+
+    def warm_up(self) -> None:
+        pass
+
+
 class FrontRepository(Repository):
     """The models of the engine's process, by way of the newest link to it. Changed on the event loop only.
 
@@ -147,7 +162,7 @@ class FrontRepository(Repository):
         with suppress(RuntimeError):  # the event loop is closed
             self._deliver(partial(self._change_over, link, models))
 
-    def _change_over(self, link: FrontLink, models: Sequence[RemoteModel]) -> None:
+    def _change_over(self, link: FrontLink, models: Sequence[ServedModel]) -> None:
         """Answers by another link. The engine hears of it before any request is sent by it."""
         if link.number < self._link.number:  # a newer one was faster
             link.close()
@@ -174,10 +189,16 @@ class FrontRepository(Repository):
             if version not in self.versions(name):
                 self.forget_version(name, version)
 
-    def _models_of(self, link: FrontLink) -> list[RemoteModel]:
-        models = [RemoteModel(row, link, place, self._settings) for place, row in enumerate(link.table)]
-        for model in models:
+    def _models_of(self, link: FrontLink) -> list[ServedModel]:
+        models: list[ServedModel] = []
+        for place, row in enumerate(link.table):
+            model: ServedModel
+            if isinstance(row, ForeignRow):
+                model = RemoteForeignModel(row, link, place)
+            else:
+                model = RemoteModel(row, link, place, self._settings)
             model.batcher.start(self._deliver if model.task == "classification" else call_now)
+            models.append(model)
         return models
 
 

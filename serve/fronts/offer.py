@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from serve.fronts.wire import FailedRow, Measured, ModelRow, Table, Warm
+from serve.foreign.model import ForeignModel
+from serve.fronts.wire import FailedRow, ForeignRow, Measured, ModelRow, Table, Warm
 from serve.models.repository import Failure, Key
 from serve.models.served_model import ServedModel
 from serve.tasks import contract_of
@@ -18,13 +19,13 @@ class Offer:
         models: Sequence[ServedModel],
         failures: Mapping[Key, Failure],
         groups: Mapping[str, Task],
-        rows: Sequence[ModelRow] | None = None,
+        rows: Sequence[ModelRow | ForeignRow] | None = None,
     ) -> None:
         self.generation = generation
         self.models = models
         self.failures = failures
         self.groups = groups
-        self.rows = [row_of(model) for model in models] if rows is None else rows
+        self.rows = [described(model) for model in models] if rows is None else rows
 
     def is_of(self, models: Sequence[ServedModel], failures: Mapping[Key, Failure]) -> bool:
         """Whether nothing has changed."""
@@ -43,8 +44,23 @@ class Offer:
         return Warm(models=[measured(model) for model in self.models])
 
 
-def row_of(model: ServedModel) -> ModelRow:
+def described(model: ServedModel) -> ModelRow | ForeignRow:
     """A model as a front needs to know it."""
+    if not isinstance(model, ForeignModel):
+        return row_of(model)
+    return ForeignRow(
+        name=model.name,
+        version=int(model.version),
+        path=str(model.path),
+        config=model.config,
+        signature=model.signature,
+        labels={tensor.name: tuple(model.labels_of(tensor.name)) for tensor in model.signature.outputs},
+        engine=model.engine_info,
+    )
+
+
+def row_of(model: ServedModel) -> ModelRow:
+    """A model of ours."""
     contract = contract_of(model.entry)
     return ModelRow(
         manifest=model.entry.manifest,
@@ -63,7 +79,7 @@ def measured(model: ServedModel) -> Measured:
     return Measured(
         max_batch=model.batcher.max_batch,
         max_wait_s=model.batcher.max_wait_s,
-        tiles_ahead=model.tiles_ahead,
+        tiles_ahead=1 if isinstance(model, ForeignModel) else model.tiles_ahead,
         alone_s=model.alone_s,
         row_s=model.row_s,
     )

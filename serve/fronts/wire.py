@@ -1,6 +1,7 @@
 """What a front and the engine's process say to each other, over a Unix socket.
 
-The engine begins with a table of its models (JSON). The front answers with the size of its ring, and the ring itself.
+The engine begins with a table of its models (JSON). The front answers with the size of its ring, and the ring itself,
+and with one end of a way for tensors where there are models that are not ours.
 When the models are warm, the engine says what it measured (JSON). When the front has changed over to them it says
 ``ADOPTED``, a byte, and from then on it sends ``SUBMIT`` records, and the engine a ``DONE`` for each, in any order.
 
@@ -10,14 +11,16 @@ one when its last request is answered.
 
 import socket
 import struct
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import orjson
 from pydantic import BaseModel, ConfigDict
 
 from serve import errors
 from serve.engines.engine import EngineInfo
-from serve.errors import EngineFailed, RequestError
+from serve.errors import EngineFailed, NotReady, RequestError
+from serve.foreign.config import ForeignConfig
+from serve.foreign.graph import Signature
 from serve.fronts.ring import aligned
 from skipvit.manifest import Manifest, Task
 
@@ -25,7 +28,9 @@ SETUP = struct.Struct("<IQ")  # slots, bytes of each
 SUBMIT = struct.Struct("<IHBx")  # slot, model's place in the table, priority
 DONE = struct.Struct("<IBxHfI")  # slot, outcome, size of the batch, seconds of the run, bytes of an error's text
 
+ANSWER = struct.Struct("<IHIf")  # number of a request, its ticket's batch, rows of the run, seconds of the run
 ADOPTED = b"\1"
+SEND_BUFFER = 4 << 20  # each record takes some 768 bytes of it
 
 OK, FAILED, DROPPED = 0, 1, 2
 
@@ -71,6 +76,25 @@ class ModelRow(BaseModel):
         return aligned(self.input_bytes) + max(self.result_bytes, ERROR_BYTES)
 
 
+class ForeignRow(BaseModel):
+    """One model of the engine's process that is not ours; its requests go by a way of their own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: int
+    path: str
+    config: ForeignConfig
+    signature: Signature
+    labels: dict[str, tuple[str, ...]]
+    engine: EngineInfo
+
+
+def is_ours(row: ModelRow | ForeignRow) -> TypeGuard[ModelRow]:
+    """Whether a model takes pixels in slots."""
+    return isinstance(row, ModelRow)
+
+
 class FailedRow(BaseModel):
     """A version that was not taken into service, and why."""
 
@@ -82,7 +106,7 @@ class FailedRow(BaseModel):
 class Table(BaseModel):
     """The models of the engine's process; records name them by their places here. Groups are there with their tasks."""
 
-    models: list[ModelRow]
+    models: list[ModelRow | ForeignRow]
     failed: list[FailedRow] = []
     groups: dict[str, Task] = {}
 
@@ -166,3 +190,8 @@ def error_of(text: bytes) -> RequestError:
     # Not every kind of error takes the same arguments, and all of them have the same fields.
     RequestError.__init__(error, code, message, hint, headers=headers)
     return error
+
+
+def gone() -> RequestError:
+    """What requests get whose engine's process ended."""
+    return NotReady("the engine's process ended, and is being started again", "send the request again")

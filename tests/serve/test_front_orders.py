@@ -134,6 +134,8 @@ def test_models_stay_until_no_front_uses_the_offer_that_they_were_in(tmp_path: P
         assert invited == [5]
         await third.hang_up()
         await until(lambda: not desks.open)
+        desks.invite_those_behind()
+        assert invited == [5, 5], "it may be alive"
 
     asyncio.run(main())
     for model in (old, new):
