@@ -14,6 +14,7 @@ from serve.foreign.config import ConfiguredTensor
 from serve.foreign.engine import TensorRequest
 from serve.foreign.graph import Signature
 from serve.foreign.model import ForeignModel
+from serve.oip.foreign_answers import answers_of
 from serve.oip.messages import InferRequest, WantedOutput
 from serve.oip.rows import RowRunner
 from serve.oip.tensors import BYTES, TYPES, Array, Header, Tensor, read_binary
@@ -84,9 +85,9 @@ class TensorRunner:
         size = self._checked_size(outputs, wanted, tensors.rows)
         take(size)
         if size <= IN_THREAD_BYTES:
-            answers = _answers(model, outputs, wanted, tensors.rows)
+            answers = answers_of(model, outputs, wanted, tensors.rows)
         else:
-            answers = await asyncio.to_thread(_answers, model, outputs, wanted, tensors.rows)
+            answers = await asyncio.to_thread(answers_of, model, outputs, wanted, tensors.rows)
         return Ran(answers, size, ticket, max(1, tensors.rows), max(1, tensors.size))
 
     def _checked_size(self, outputs: Sequence[Array], wanted: Sequence[tuple[int, WantedOutput]], rows: int) -> int:
@@ -265,50 +266,6 @@ def _text(name: str, value: bytes) -> str:
             f"input {quoted(name)} has a string that is not UTF-8, and ONNX's strings are",
             "encode it, for example as base64",
         ) from None
-
-
-def _answers(
-    model: ForeignModel, outputs: Sequence[Array], wanted: Sequence[tuple[int, WantedOutput]], rows: int
-) -> list[tuple[Tensor, bool]]:
-    answers = []
-    for index, output in wanted:
-        array = _reshaped(model.signature.outputs[index], outputs[index], rows)
-        if output.classes:
-            answers.append((_classes(array, rows, output, model.labels_of(output.name)), output.binary))
-        else:
-            answers.append((_tensor(output.name, array), output.binary))
-    return answers
-
-
-def _reshaped(wanted: ConfiguredTensor, array: Array, rows: int) -> Array:
-    if wanted.reshaped is not None:
-        return array.reshape((rows, *wanted.dims) if rows else wanted.dims)
-    return array if array.ndim else array.reshape(1)
-
-
-def _tensor(name: str, array: Array) -> Tensor:
-    if array.dtype == object:
-        return Tensor(name, BYTES, array.shape, [str(text).encode() for text in array.reshape(-1)])
-    datatype = next(known for known, dtype in TYPES.items() if dtype == array.dtype)
-    return Tensor(name, datatype, array.shape, np.ascontiguousarray(array))
-
-
-def _classes(array: Array, rows: int, output: WantedOutput, labels: Sequence[str]) -> Tensor:
-    """Triton's classification extension: of each row, or of all, the largest elements as "value:index:label"."""
-    table = array.reshape(rows or 1, -1)
-    count = min(output.classes, table.shape[1])
-    best = np.argsort(-table.astype(np.float64), axis=1, kind="stable")[:, :count]
-    strings = [
-        _class_text(float(values[index]), index, labels)
-        for values, indices in zip(table, best.tolist(), strict=True)
-        for index in indices
-    ]
-    return Tensor(output.name, BYTES, (rows, count) if rows else (count,), strings)
-
-
-def _class_text(value: float, index: int, labels: Sequence[str]) -> bytes:
-    label = f":{labels[index]}" if index < len(labels) else ""
-    return f"{value:f}:{index}{label}".encode()
 
 
 def _names(names: dict[str, Any]) -> str:
