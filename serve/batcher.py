@@ -22,12 +22,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
-import numpy as np
-
+from serve.batch_run import answer, rows_of
 from serve.engines.engine import Engine, Rows, RowsEngine
-from serve.errors import EngineFailed, NotReady
+from serve.errors import NotReady
 from serve.ticket import Ticket
 from serve.turns import Waiting
 
@@ -248,7 +247,7 @@ class Batcher:
 
     def _run(self, batch: list[Ticket], engine: Engine) -> None:
         try:
-            self._answer(batch, engine)
+            answer(batch, lambda tickets: self._rows(tickets, engine), self.name)
         except BaseException:  # of the batch, or of one picture of it alone
             with self._changed:
                 for ticket in batch:  # this thread dies of it; _die answers for all that waits
@@ -256,49 +255,8 @@ class Batcher:
             raise
         self._finish(batch)
 
-    def _answer(self, batch: list[Ticket], engine: Engine) -> None:
-        for ticket in batch:
-            started = ticket.begin()
-        try:
-            rows = self._rows(batch, engine)
-        except Exception as error:  # an engine's errors have no common base; the batch is tried one by one
-            self._isolate(batch, engine, error)
-            return
-        infer_s = time.perf_counter() - started
-        for ticket, row in zip(batch, rows, strict=True):
-            ticket.answer(row)
-            ticket.infer_s, ticket.batch_size = infer_s, len(batch)
-
     def _rows(self, batch: list[Ticket], engine: Engine) -> Rows:
-        pixels = [ticket.pixels for ticket in batch if ticket.pixels is not None]
-        if self._takes_rows:
-            rows = cast(RowsEngine, engine).run_rows(pixels)
-        else:
-            stacked = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-            rows = engine.run(np.ascontiguousarray(stacked))
-        if rows.ndim < 2 or len(rows) != len(batch):
-            raise RuntimeError(f"engine returned shape {rows.shape} for a batch of {len(batch)}")
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            raise RuntimeError("engine returned values that are not finite")
-        return rows
-
-    def _isolate(self, batch: list[Ticket], engine: Engine, error: Exception) -> None:
-        """Runs a failed batch again one by one, so that only the picture at fault fails."""
-        if not all(ticket.abandoned for ticket in batch):  # for whom it may have been broken off
-            logger.error("model %s failed on a batch of %d", self.name, len(batch), exc_info=error)
-        for ticket in batch:
-            started = time.perf_counter()
-            try:
-                if len(batch) == 1 or ticket.abandoned:
-                    raise error
-                ticket.answer(self._rows([ticket], engine)[0])
-                ticket.infer_s, ticket.batch_size = time.perf_counter() - started, 1
-            except Exception:  # this is the picture that the engine fails on, and it fails alone
-                ticket.error = EngineFailed(
-                    "engine_failed",
-                    f"model {self.name!r} failed on this picture",
-                    "the server's log has the cause; other pictures are not affected",
-                )
+        return rows_of(batch, engine, takes_rows=self._takes_rows)
 
     def _finish(self, tickets: list[Ticket]) -> None:
         """Wakes the receiving side once for all tickets."""
