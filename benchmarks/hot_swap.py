@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.proofs import Row, Verdict
 from benchmarks.versions import export_first, publish
+from skipvit.arguments import whole
 
 if TYPE_CHECKING:
     import httpx
@@ -35,29 +36,37 @@ class Answer:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to swap; default %(default)s")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between versions; default %(default)s")
+    parser.add_argument("--fronts", nargs="+", type=whole(0), default=[0, 2], help="front processes (default: 0 2)")
     parser.add_argument("--clients", type=int, default=32, help="clients that keep asking; default %(default)s")
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """One row a version."""
+    """One row a version, for each number of fronts."""
     from benchmarks.servers import photo
 
-    with TemporaryDirectory() as scratch:
-        root = Path(scratch) / "models"
-        export_first(root, "mini")
-        return swap(root, "mini", photo(), arguments)
+    rows: list[dict[str, object]] = []
+    for fronts in arguments.fronts:
+        with TemporaryDirectory() as scratch:
+            root = Path(scratch) / "models"
+            export_first(root, "mini")
+            rows += swap(root, "mini", photo(), arguments, fronts)
+    return rows
 
 
-def swap(root: Path, name: str, picture: bytes, arguments: argparse.Namespace) -> list[dict[str, object]]:
+def swap(
+    root: Path, name: str, picture: bytes, arguments: argparse.Namespace, fronts: int = 0
+) -> list[dict[str, object]]:
     """Swaps versions of a classifier in ``root`` under a server of its own."""
     from benchmarks.servers import free_ports, server
     from skipvit.artifacts import read_entry
 
     [port] = free_ports(1)
     command = [sys.executable, "-m", "serve", str(root), "--port", str(port), "--watch-s", str(_WATCH_S)]
+    command += ["--fronts", str(fronts)]
     classes = read_entry(root, name, 1).manifest.outputs[0].shape[-1]
     with server(command, port):
-        return asyncio.run(_Run(root, name, picture, f"http://127.0.0.1:{port}", int(classes)).rows(arguments))
+        rows = asyncio.run(_Run(root, name, picture, f"http://127.0.0.1:{port}", int(classes)).rows(arguments))
+    return [{"fronts": fronts, **row} for row in rows]
 
 
 class _Run:
@@ -143,12 +152,13 @@ class _Run:
 
 def verdicts(rows: Sequence[Row]) -> Iterable[Verdict]:
     """The issue's number: zero failed requests. What it rests on: that all versions were served and told the truth."""
-    failed, wrong = (
-        sum(int(str(row["failed"])) for row in rows),
-        sum(int(str(row["of_another_version"])) for row in rows),
-    )
-    requests = sum(int(str(row["requests"])) for row in rows)
-    yield Verdict("failed requests", "0", f"{failed} of {requests + failed}", failed == 0)
-    yield Verdict("answers that are not of the version that they name", "0", str(wrong), wrong == 0)
-    silent = [str(row["version"]) for row in rows if row["requests"] == 0]
-    yield Verdict("versions that never answered", "none", ", ".join(silent) or "none", not silent)
+    for fronts in sorted({int(str(row.get("fronts", 0))) for row in rows}):
+        own = [row for row in rows if int(str(row.get("fronts", 0))) == fronts]
+        where = f", {fronts} fronts" if fronts else ""
+        failed, wrong, requests = (
+            sum(int(str(row[column])) for row in own) for column in ("failed", "of_another_version", "requests")
+        )
+        yield Verdict(f"failed requests{where}", "0", f"{failed} of {requests + failed}", failed == 0)
+        yield Verdict(f"answers that are not of the version that they name{where}", "0", str(wrong), wrong == 0)
+        silent = [str(row["version"]) for row in own if row["requests"] == 0]
+        yield Verdict(f"versions that never answered{where}", "none", ", ".join(silent) or "none", not silent)

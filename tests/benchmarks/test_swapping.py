@@ -39,6 +39,8 @@ def test_versions_are_swapped_under_a_server(tmp_path: Path) -> None:
 def test_a_swap_that_goes_wrong_is_told(changes: dict[str, int], what: str) -> None:
     row = {"version": 1, "requests": 10, "failed": 0, "of_another_version": 0}
     assert missed(hot_swap.verdicts([row, {**row, **changes}])) == ([what] if what else [])
+    behind = [{"fronts": 0, **row}, {"fronts": 2, **row, **changes}]
+    assert missed(hot_swap.verdicts(behind)) == ([f"{what}, 2 fronts"] if what else [])
 
 
 def test_a_server_is_made_to_reload(tmp_path: Path) -> None:
