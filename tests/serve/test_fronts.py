@@ -137,7 +137,7 @@ def a_dead_front_is_replaced(process: subprocess.Popen[str], url: str) -> None:
     wait_until(lambda: len(children(process, "front")) == 2 and first not in children(process, "front"), WITHIN_S)
     assert second in children(process, "front")
     wait_until(lambda: all(ready(url) for _ in range(4)), WITHIN_S)
-    assert classify(url).status_code == 200
+    wait_until(lambda: classify(url).status_code == 200, WITHIN_S)
     wait_until(lambda: sample(url, "skipvit_images_total") > before, WITHIN_S)
 
 
