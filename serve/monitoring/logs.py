@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import threading
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Literal
@@ -69,10 +71,16 @@ def _leave_out_origins() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def flush_log() -> None:
-    """Writes what was logged, for a process that is about to end without the interpreter's own leave."""
+def flush_log(timeout_s: float = 1.0) -> None:
+    """Writes what was logged, for a process that is about to end without the interpreter's own leave.
+
+    Where nobody reads it, and a write does not return, it goes on after ``timeout_s``.
+    """
     for handler in logging.getLogger().handlers:
-        handler.flush()
+        with suppress(RuntimeError):  # no thread is to be had any more
+            thread = threading.Thread(target=handler.flush, name="last-lines", daemon=True)
+            thread.start()
+            thread.join(timeout_s)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

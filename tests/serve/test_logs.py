@@ -6,12 +6,13 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serve.monitoring.log_lines import LinesHandler
-from serve.monitoring.logs import JsonFormatter, TextFormatter
+from serve.monitoring.logs import JsonFormatter, TextFormatter, flush_log
 from tests.serve.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +126,103 @@ def test_lines_of_a_forked_process_and_of_one_that_ends(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert sorted(done.stderr.split()) == ["before", "child", "parent"]
+
+
+class Logging(io.StringIO):
+    """A stream whose first write logs: as a task's finalizer does if the collector of garbage runs just then."""
+
+    handler: LinesHandler
+
+    def write(self, text: str) -> int:
+        first = not self.getvalue()
+        written = super().write(text)
+        if first:
+            handled(self.handler, "never retrieved", logging.ERROR)
+            handled(self.handler, "by the way")
+        return written
+
+
+def ends(work: Callable[[], object]) -> bool:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    return not thread.is_alive()
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
+def test_what_is_logged_while_lines_are_written_stops_nothing(level: int) -> None:
+    stream = Logging()
+    stream.handler = LinesHandler(stream)
+    assert ends(lambda: handled(stream.handler, "first", level))
+    wait_until(lambda: stream.getvalue() == "first\nnever retrieved\nby the way\n")
+
+
+def test_two_threads_that_log_while_one_writes_and_logs_itself() -> None:
+    """The one that writes must not wait for the one that waits for it."""
+    writes, waits = threading.Event(), threading.Event()
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            if not writes.is_set():
+                writes.set()
+                waits.wait(60)
+                handled(handler, "from within", logging.ERROR)
+            return super().write(text)
+
+    stream = Slow()
+    handler = LinesHandler(stream)
+    handled(handler, "by the thread")
+    assert writes.wait(60)
+    assert ends(lambda: second(handler, waits))
+    wait_until(lambda: sorted(stream.getvalue().split()) == ["by", "from", "second", "the", "thread", "within"])
+
+
+def second(handler: LinesHandler, waits: threading.Event) -> None:
+    """Logs while the other is held in its write, and lets it go on once this one waits for it."""
+    threading.Timer(0.2, waits.set).start()
+    handled(handler, "second", logging.WARNING)
+
+
+class Unread(io.StringIO):
+    """A stream like a pipe that is full, until it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.read_on.wait()
+        return super().write(text)
+
+
+def test_a_process_ends_although_nobody_reads_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Unread()
+    handler = LinesHandler(stream)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    handled(handler, "one")
+    try:
+        assert ends(lambda: flush_log(0.01))
+    finally:
+        stream.read_on.set()
+    flush_log(60.0)
+    assert stream.getvalue() == "one\n"
+
+
+def test_lines_after_the_log_was_closed_are_written(tmp_path: Path) -> None:
+    """What runs after logging's own last flush, such as the work of a thread that goes on, has its lines too."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import atexit\n"
+        "atexit.register(lambda: logger.info('late'))  # before logging's, and so run after it\n"
+        "import logging, sys\n"
+        "from serve.monitoring.log_lines import LinesHandler\n"
+        "logger = logging.getLogger()\n"
+        "logger.setLevel(logging.INFO)\n"
+        "logger.addHandler(LinesHandler(sys.stderr))\n"
+        "logger.info('in time')\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.split("\n") == ["in time", "late", ""]
 
 
 def test_a_stream_that_is_gone_stops_nothing() -> None:
