@@ -5,6 +5,7 @@ equal in Python's packages. Only the standard library is imported: hatch_build.p
 """
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,8 @@ def compile_library(library: Path = LIBRARY) -> None:
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
     # Rounding is to be as in Pillow's own build: no -ffast-math, and no instructions beyond the platform's own.
     options = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=default"]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        options.append("-ffp-contract=off")  # some compilers take CPUs with fused sums for granted; Pillow's did not
     command = [*_compiler(), *options, "-o", str(unfinished), *(str(FOLDER / name) for name in SOURCES), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,6 +1,9 @@
 """The compiled resizing gives Pillow's own bytes, and stays away where it cannot."""
 
 import dataclasses
+import platform
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +162,27 @@ def test_what_only_pillow_does() -> None:
     long = Image.new("RGB", (2_000_000, 1))
     assert own.resize(long, (224, 224), "lanczos", (0.0, 0.0, 2e6, 1.0)) is None
     np.testing.assert_array_equal(resize(image, (5, 5), "nearest", box), pillows(image, (5, 5), "nearest", box))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere Pillow's own build may fuse sums")
+@pytest.mark.parametrize("fused", ["off", "fast"])
+def test_other_rounding_is_not_taken_or_noticed(
+    fused: str, forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A compiler that fuses products and sums gives other weights where a pixel is just on the edge of a filter."""
+    if library(2).instructions == 0:
+        pytest.skip("this CPU may have no fused sums")
+    compiler = shlex.join(build._compiler())
+    monkeypatch.setenv("CC", f"{compiler} -mfma")
+    target = tmp_path / "fused.so"
+    build.compile_library(target)
+    if fused == "fast":
+        sources = [str(build.FOLDER / name) for name in build.SOURCES]
+        options = ["-O3", "-mfma", "-ffp-contract=fast", "-fPIC", "-shared", "-o", str(target)]
+        subprocess.run([*shlex.split(compiler), *options, *sources, "-lm"], check=True)
+    resampling.compiled.cache_clear()
+    monkeypatch.setattr(resampling, "LIBRARY", target)
+    assert isinstance(resampling.compiled(), Compiled) == (fused == "off")
 
 
 def test_library_is_compiled_or_none_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
