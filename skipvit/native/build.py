@@ -29,7 +29,10 @@ def compile_library(library: Path = LIBRARY) -> None:
     Raises:
         NotCompiled: with the compiler's own words, if there is one.
     """
-    library.unlink(missing_ok=True)
+    try:
+        library.unlink(missing_ok=True)
+    except OSError as error:
+        raise NotCompiled(f"{library} cannot be replaced: {error}") from None
     if sys.platform == "win32":
         raise NotCompiled("the sources are for GCC and Clang")
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")

@@ -197,7 +197,11 @@ def test_library_is_compiled_or_none_is_left(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("CC", str(tmp_path / "nowhere"))
     with pytest.raises(build.NotCompiled, match="cannot be run"):
         build.compile_library(target)
+    (target / "a folder").mkdir(parents=True)
+    with pytest.raises(build.NotCompiled, match=r"made.so cannot be replaced"):
+        build.compile_library(target)
     monkeypatch.delenv("CC")
+    target = tmp_path / "other.so"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.NotCompiled, match="no C compiler: none of cc, gcc, clang"):
         build.compile_library(target)
