@@ -67,12 +67,12 @@ class Others(Protocol):
     @property
     def groups(self) -> Mapping[str, Task]: ...
 
-    async def metrics(self, own: bytes) -> bytes:
-        """Those of the whole server, made of those of this process."""
+    async def metrics(self, own: Callable[[], bytes]) -> bytes:
+        """Those of the whole server, and of this process what ``own`` renders."""
         ...
 
-    async def parts(self, own: Part) -> Sequence[Part]:
-        """What the others add to the status."""
+    async def parts(self, own: Callable[[], Part]) -> Sequence[Part]:
+        """What all processes say for the status, and this one by ``own``."""
         ...
 
 
@@ -187,8 +187,8 @@ def _metrics_endpoint(
     async def render(_request: Request) -> Response:
         if any(model.engine_info.kind != "onnx-cpu" for model in repository.models.values()):
             metrics.gpus = await asyncio.to_thread(gpus.read)
-        own = metrics.render()
-        return Response(await others.metrics(own) if others else own, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text = await others.metrics(metrics.render) if others else metrics.render()
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return render
 

@@ -1,7 +1,8 @@
 """What a front asks the other processes of its server, by way of the supervisor."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 
 import orjson
@@ -10,6 +11,7 @@ from serve.errors import NotReady
 from serve.fronts.control import NUMBER, Control, Kind, Message
 from serve.fronts.metrics import merged
 from serve.fronts.orders import RemoteControl
+from serve.fronts.together import Together
 from serve.monitoring.live import Part
 from skipvit.manifest import Task
 
@@ -18,7 +20,11 @@ _ORDER_WITHIN_S = 600.0  # a model may take minutes to open
 
 
 class Others:
-    """Questions to the other processes, and their answers. On the event loop only."""
+    """Questions to the other processes, and their answers. On the event loop only.
+
+    One about metrics and one about the status is under way at a time, for all clients that ask: a few hundred at once
+    would have this process and the supervisor wait for each other to read.
+    """
 
     def __init__(self, control: Control, groups: Mapping[str, Task]) -> None:
         self.groups = groups
@@ -26,22 +32,35 @@ class Others:
         self._numbers = count()
         self._open: dict[int, asyncio.Future[bytes]] = {}
         self.models = RemoteControl(self._order)
+        self._metrics, self._parts = Together[bytes](), Together[Sequence[Part]]()
 
-    async def metrics(self, own: bytes) -> bytes:
-        """The metrics of all processes. Raises NotReady if they cannot be had: some alone would look like a reset."""
+    async def metrics(self, own: Callable[[], bytes]) -> bytes:
+        """The metrics of all processes, ``own`` among them.
+
+        Raises:
+            NotReady: they cannot be had; some alone would look like a reset.
+        """
+        return await self._metrics(partial(self._ask_for_metrics, own))
+
+    async def parts(self, own: Callable[[], Part]) -> Sequence[Part]:
+        """What all processes say for the status. Raises NotReady if it cannot be had: ours alone would mislead."""
+        return await self._parts(partial(self._ask_for_parts, own))
+
+    async def _ask_for_metrics(self, render: Callable[[], bytes]) -> bytes:
+        own = render()
         try:
             answer = await self._ask(Kind.SCRAPE, own, _SCRAPE_WITHIN_S)
         except (OSError, TimeoutError):
             raise NotReady("the other processes of this server did not give their metrics", "scrape again") from None
         return merged([own, *(text.encode() for text in orjson.loads(answer))])
 
-    async def parts(self, own: Part) -> Sequence[Part]:
-        """What the other processes add to the status. Raises NotReady if it cannot be had: ours alone would mislead."""
+    async def _ask_for_parts(self, part: Callable[[], Part]) -> Sequence[Part]:
+        own = part()
         try:
             answer = await self._ask(Kind.LOOK, own.model_dump_json().encode(), _SCRAPE_WITHIN_S)
         except (OSError, TimeoutError):
             raise NotReady("the other processes of this server did not say how they are", "ask again") from None
-        return [Part.model_validate_json(text) for text in orjson.loads(answer)]
+        return [own, *(Part.model_validate_json(text) for text in orjson.loads(answer))]
 
     async def _order(self, order: bytes) -> bytes:
         try:

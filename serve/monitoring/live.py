@@ -45,8 +45,8 @@ class Part(BaseModel):
 class Others(Protocol):
     """The other processes of a server of several."""
 
-    async def parts(self, own: Part) -> Sequence[Part]:
-        """Theirs, for which they may want ours. Raises NotReady if they cannot be had."""
+    async def parts(self, own: Callable[[], Part]) -> Sequence[Part]:
+        """Those of all processes, and ``own``. Raises NotReady if they cannot be had."""
         ...
 
 
@@ -71,8 +71,7 @@ def add_live_route(app: FastAPI, repository: Repository, watched: Watched, other
 
     async def status() -> Status:
         """For people: Prometheus has the same, with its history, from /metrics."""
-        own = watched.part()
-        parts = [own, *(await others.parts(own) if others else ())]
+        parts = await others.parts(watched.part) if others else [watched.part()]
         recent = figures_of([part.tally for part in parts])
         served = repository.served
         return Status(
