@@ -45,7 +45,10 @@ _WITH_FD = (Kind.LINK, Kind.TENSORS)
 
 
 class Message(NamedTuple):
-    """One message; ``fd`` comes with LINK and TENSORS, and is the receiver's to close."""
+    """One message; ``fd`` comes with LINK and TENSORS, and is the receiver's to close.
+
+    It is -1 where this process had no descriptor free for it, or the kind of message has none.
+    """
 
     kind: Kind
     body: bytes
@@ -79,9 +82,11 @@ class Control:
     def take(self) -> None:
         """Reads what is there, waiting if there is nothing. Raises EOFError if the other end is gone."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.connection, 1 << 16, 8, socket.MSG_CMSG_CLOEXEC)
+            data, fds, flags, _ = socket.recv_fds(self.connection, 1 << 16, 8, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
-            data, fds = b"", []
+            data, fds, flags = b"", [], 0
+        if flags & socket.MSG_CTRUNC and not fds:  # the system took it back, and the message came without
+            fds = [-1]
         for fd in fds:
             self._fds.append(fd)
         if not data:

@@ -157,7 +157,9 @@ class EngineProcess:
             self._obey(message)
 
     def _obey(self, message: Message) -> None:
-        if message.kind == Kind.LINK:
+        if message.kind == Kind.LINK and message.fd < 0:
+            logger.error("no descriptor is free for a connection to a front; another is asked for")
+        elif message.kind == Kind.LINK:
             self._look()
             self._desks.add(NUMBER.unpack(message.body)[0], socket.socket(fileno=message.fd))
         elif message.kind == Kind.SCRAPE:

@@ -77,7 +77,9 @@ class FrontServer(HttpServer):
             self._obey(message)
 
     def _obey(self, message: Message) -> None:
-        if message.kind == Kind.LINK:
+        if message.kind == Kind.LINK and message.fd < 0:
+            logger.error("no descriptor is free for what is served now; the engine's process offers it again")
+        elif message.kind == Kind.LINK:
             link = new_link(message, self.settings)
             threading.Thread(target=self._change_over, args=(link,), name="new-link", daemon=True).start()
         elif message.kind == Kind.DRAIN:
