@@ -71,9 +71,13 @@ def pictures_for_int8(
     if not sets:
         raise OriginError(f"{_NEEDED}, and there are none; give a folder of them with --calibration")
     compared, others = sets if len(sets) == 2 else _halves(sets[0])
+    others = _without(others, compared.images)
     chosen = _spread(len(others.images), _MAX_CALIBRATION)
     if len(chosen) < _LEAST_CALIBRATION:
-        raise OriginError(f"{_NEEDED}, and there are {len(chosen)}; give a folder of more with --calibration")
+        raise OriginError(
+            f"{_NEEDED}, and there are {len(chosen)} besides those to compare on; give a folder of more with "
+            "--calibration"
+        )
     source = f"{compared.source}; {len(chosen)} of {others.source} for calibration"
     return others.images[chosen], Pictures(compared.images, source, real=True)
 
@@ -81,6 +85,13 @@ def pictures_for_int8(
 def _halves(pictures: Pictures) -> tuple[Pictures, Pictures]:
     first, second = (pictures.images[np.arange(start, len(pictures.images), 2)] for start in (0, 1))
     return Pictures(first, f"half of {pictures.source}", real=True), Pictures(second, "the other half", real=True)
+
+
+def _without(pictures: Pictures, others: Pixels) -> Pictures:
+    """Those that are not among ``others``: one folder may lie in another, or hold the same picture once more."""
+    known = {image.tobytes() for image in others}
+    new = [place for place, image in enumerate(pictures.images) if image.tobytes() not in known]
+    return Pictures(pictures.images[new], pictures.source, pictures.real)
 
 
 def _pictures_of(folder: Path, preprocessing: Preprocessing) -> Pictures:

@@ -93,11 +93,14 @@ def test_one_class_in_forty_that_int8_changes_is_too_much(
 def test_what_int8_cannot_be_made_of_is_said(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = str(folder_of(PIXELS[:20], tmp_path / "few"))
+    few = str(folder_of(255 - PIXELS[:20], tmp_path / "few"))
     int8 = ["--precision", "int8"]
     cases = [
         (["vit_micro_patch2_8", *int8], "32 at least and better 100, and there are none; give a folder"),
-        (["vit_micro_patch2_8", *int8, "--images", few], "and there are 10; give a folder of more with --calibration"),
+        (
+            ["vit_micro_patch2_8", *int8, "--images", few],
+            "and there are 10 besides those to compare on; give a folder of more with --calibration",
+        ),
         ([str(checkpoint), *int8, "--calibration", few], "and there are 20"),
         ([str(checkpoint), *int8, "--calibration", str(tmp_path / "gone")], "gone cannot be read"),
         (["uformer_micro", *int8], "is a model for denoising, and int8 is for classifiers"),
@@ -123,24 +126,39 @@ def test_pictures_to_compare_on_are_not_those_to_calibrate_on(tmp_path: Path, mo
     calibrating, compared = pictures_for_int8(PREPROCESSING, samples, None, None)
     np.testing.assert_array_equal(calibrating, PIXELS[1::2])
     np.testing.assert_array_equal(compared.images, PIXELS[::2])
-    own = folder_of(PIXELS[::-1], tmp_path / "own")
+    others = 255 - PIXELS[::-1]
+    own = folder_of(others, tmp_path / "own")
     calibrating, compared = pictures_for_int8(PREPROCESSING, samples, None, own)
-    np.testing.assert_array_equal(calibrating, PIXELS[::-1])
+    np.testing.assert_array_equal(calibrating, others)
     np.testing.assert_array_equal(compared.images, PIXELS)
     assert compared.source == "samples; 80 of 80 pictures of own for calibration"
     for folder, calibration in ((own, own / ".." / "own"), (None, own), (own, None)):
         calibrating, compared = pictures_for_int8(PREPROCESSING, None, folder, calibration)
-        np.testing.assert_array_equal(calibrating, PIXELS[::-1][1::2])
-        np.testing.assert_array_equal(compared.images, PIXELS[::-1][::2])
+        np.testing.assert_array_equal(calibrating, others[1::2])
+        np.testing.assert_array_equal(compared.images, others[::2])
     monkeypatch.setattr(pictures, "_MAX_PICTURES", 60)
     monkeypatch.setattr(pictures, "_MAX_CALIBRATION", 33)
     other = folder_of(PIXELS, tmp_path / "other")
     calibrating, compared = pictures_for_int8(PREPROCESSING, None, own, other)
     assert (len(calibrating), len(compared.images)) == (33, 60)
     np.testing.assert_array_equal(calibrating[[0, -1]], PIXELS[[0, 79]])
-    np.testing.assert_array_equal(compared.images[[0, -1]], PIXELS[[79, 0]])
+    np.testing.assert_array_equal(compared.images[[0, -1]], others[[0, 79]])
     with pytest.raises(OriginError, match="holds no picture"):
         pictures_for_int8(PREPROCESSING, samples, None, folder_of([], tmp_path / "empty"))
+
+
+def test_a_picture_to_compare_on_is_nowhere_in_those_to_calibrate_on(tmp_path: Path) -> None:
+    """Folders are gone through with those in them, and one may hold copies of another's pictures."""
+    everything = folder_of(PIXELS, tmp_path / "everything")
+    within = folder_of(255 - PIXELS[:8], everything / "within")
+    calibrating, compared = pictures_for_int8(PREPROCESSING, None, within, everything)
+    np.testing.assert_array_equal(calibrating, PIXELS)
+    np.testing.assert_array_equal(compared.images, 255 - PIXELS[:8])
+    samples = Samples(PIXELS[:40], np.zeros(40, dtype=np.int64), "samples")
+    calibrating, _ = pictures_for_int8(PREPROCESSING, samples, None, folder_of(PIXELS, tmp_path / "copies"))
+    np.testing.assert_array_equal(calibrating, PIXELS[40:])
+    with pytest.raises(OriginError, match="and there are 0 besides those to compare on; give a folder of more"):
+        pictures_for_int8(PREPROCESSING, None, everything, within)
 
 
 def test_tensorrt_is_not_given_what_it_does_not_take(exported: Path) -> None:
