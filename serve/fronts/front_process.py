@@ -62,19 +62,30 @@ class FrontServer(HttpServer):
         await super().startup(sockets)
         for message in self._pending:
             self._obey(message)
-        asyncio.get_running_loop().add_reader(self._control.connection.fileno(), self._listen_to_control)
+        self.listen_to_control()
 
-    def _listen_to_control(self) -> None:
-        try:
-            messages = self._control.pending()
-        except EOFError:
-            logger.error("the supervisor is gone; this front finishes what is in flight, and exits")
-            asyncio.get_running_loop().remove_reader(self._control.connection.fileno())
-            if not self.leaving:  # to be told twice would cut off what is in flight
-                self.leave(0.0)
-            return
-        for message in messages:
-            self._obey(message)
+    def listen_to_control(self) -> None:
+        """Has what the supervisor says obeyed on the running loop.
+
+        It is read by a thread: uvloop's readers fall silent without a word where the other end has closed and left
+        something unread, and the front would go on for ever.
+        """
+        listening = (asyncio.get_running_loop(),)
+        threading.Thread(target=self._listen, args=listening, name="control", daemon=True).start()
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            try:
+                while True:
+                    for message in self._control.receive():
+                        loop.call_soon_threadsafe(self._obey, message)
+            except (EOFError, OSError):
+                loop.call_soon_threadsafe(self._go_alone)
+
+    def _go_alone(self) -> None:
+        logger.error("the supervisor is gone; this front finishes what is in flight, and exits")
+        if not self.leaving:  # to be told twice would cut off what is in flight
+            self.leave(0.0)
 
     def _obey(self, message: Message) -> None:
         if message.kind == Kind.LINK and message.fd < 0:

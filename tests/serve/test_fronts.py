@@ -19,13 +19,14 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.http as triton
+import uvloop
 from PIL import Image
 
-from serve.fronts.control import Control
+from serve.fronts.control import Control, Kind
 from serve.fronts.engine_process import EngineProcess, Heritage
 from serve.fronts.front_process import FrontServer
 from serve.settings import Settings
-from tests.serve.servers import encoded, png, wait_until
+from tests.serve.servers import encoded, png, until, wait_until
 from tests.serve.test_cli import program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="fronts need Linux")
@@ -178,20 +179,41 @@ def test_what_cannot_be_served_ends_the_server_with_one_line(tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+def bare_front(control: Control) -> FrontServer:
+    """One that has no models and no clients, and hears its supervisor."""
+    server = FrontServer.__new__(FrontServer)
+    server._control, server._repository, server._leave_at = control, cast(Any, Mock()), None
+    server.should_exit = server.force_exit = False
+    return server
+
+
 def test_a_drain_goes_on_without_the_supervisor() -> None:
     ours, theirs = socket.socketpair()
+    server = bare_front(Control(ours))
+    server.leave(60.0)
+    server._go_alone()
+    ours.close()
     theirs.close()
-    server = FrontServer.__new__(FrontServer)
-    server._control, server._repository, server._leave_at = Control(ours), cast(Any, Mock()), None
-    server.should_exit = server.force_exit = False
+    assert server.leaving
+    assert not server.force_exit
+
+
+@pytest.mark.parametrize("unread", [b"", b"what nobody reads"])
+def test_a_front_hears_that_its_supervisor_is_gone_whatever_that_left_unread(unread: bytes) -> None:
+    """On uvloop, as fronts run: its own readers would not say so."""
+    ours, theirs = socket.socketpair()
+    server = bare_front(Control(ours))
 
     async def hear() -> None:
-        server._listen_to_control()
+        server.listen_to_control()
+        ours.send(unread)
+        Control(theirs).send(Kind.SAMPLES, bytes(4))
+        theirs.close()
+        await until(lambda: server.leaving)
 
-    server.leave(60.0)
-    asyncio.run(hear())
+    server._others = cast(Any, Mock())
+    uvloop.run(hear())
     ours.close()
-    assert server.leaving
     assert not server.force_exit
 
 
