@@ -16,6 +16,7 @@ COMPARED = "compared-"
 _SYNTHETIC_IMAGES = 16
 _MAX_PICTURES = 256
 _MAX_CALIBRATION, _LEAST_CALIBRATION = 128, 32
+_LEAST_COMPARED = 32  # of fewer, no share says anything of the rest
 _NEEDED = (
     "int8 takes the ranges of activations from pictures such as the model will see, "
     f"{_LEAST_CALIBRATION} at least and better 100"
@@ -77,6 +78,11 @@ def pictures_for_int8(
         raise OriginError(
             f"{_NEEDED}, and there are {len(chosen)} besides those to compare on; give a folder of more with "
             "--calibration"
+        )
+    if len(compared.images) < _LEAST_COMPARED:
+        raise OriginError(
+            f"int8 is judged by {_LEAST_COMPARED} pictures at least, and there are {len(compared.images)} to compare on; "
+            "give a folder of more with --images"
         )
     source = f"{compared.source}; {len(chosen)} of {others.source} for calibration"
     return others.images[chosen], Pictures(compared.images, source, real=True)

@@ -102,7 +102,9 @@ class Repository:
 
     @classmethod
     def reopen(cls, root: Path, settings: Settings, keys: Iterable[Key]) -> "Repository":
-        """Loads what a process that died had served. A version that cannot be had is left out, unless all are.
+        """Loads what a process that died had served. A version that cannot be had is left out.
+
+        Without any of them, the repository is opened as if it had never been.
 
         Raises:
             ArtifactError, EngineUnavailable: as ``open``.
@@ -116,9 +118,9 @@ class Repository:
             except (ArtifactError, EngineUnavailable) as error:
                 logger.error("model %s/%s is served no more: %s", name, version, error)
                 failures[name, version] = Failure(str(error).replace(f"{root}/", ""), before)
-                last = error
         if failures and not models:
-            raise last
+            logger.error("nothing that was served can be had any more; what %s holds now is served", root)
+            return cls.open(root, settings)
         repository = cls(models, root)
         repository.failures.update(failures)
         return repository

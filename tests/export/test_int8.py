@@ -94,6 +94,7 @@ def test_what_int8_cannot_be_made_of_is_said(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = str(folder_of(255 - PIXELS[:20], tmp_path / "few"))
+    many = str(folder_of(PIXELS, tmp_path / "many"))
     int8 = ["--precision", "int8"]
     cases = [
         (["vit_micro_patch2_8", *int8], "32 at least and better 100, and there are none; give a folder"),
@@ -102,6 +103,7 @@ def test_what_int8_cannot_be_made_of_is_said(
             "and there are 10 besides those to compare on; give a folder of more with --calibration",
         ),
         ([str(checkpoint), *int8, "--calibration", few], "and there are 20"),
+        (["vit_micro_patch2_8", *int8, "--images", few, "--calibration", many], "and there are 20 to compare on"),
         ([str(checkpoint), *int8, "--calibration", str(tmp_path / "gone")], "gone cannot be read"),
         (["uformer_micro", *int8], "is a model for denoising, and int8 is for classifiers"),
         ([str(checkpoint), "--calibration", few], "--calibration means nothing without int8"),

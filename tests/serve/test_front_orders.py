@@ -1,6 +1,7 @@
 """Loads and unloads on their way from a front to the engine's process, and what the fronts are offered after them."""
 
 import asyncio
+import shutil
 import socket
 from pathlib import Path
 from typing import Any, cast
@@ -180,6 +181,12 @@ def test_a_repository_opens_again_with_what_can_be_had(tmp_path: Path) -> None:
     assert [(model.name, model.version, model.classes) for model in repository.served] == [("shades", "1", CLASSES)]
     assert set(repository.failures) == {("shades", 2), ("shades", 3)}
     repository.close()
+    shutil.rmtree(tmp_path / "shades" / "2")
+    anew = Repository.reopen(tmp_path, Settings(), keys[1:])
+    assert sorted((model.name, model.version) for model in anew.served) == [("other", "1"), ("shades", "1")]
+    anew.close()
+    shutil.rmtree(tmp_path / "shades")
+    shutil.rmtree(tmp_path / "other")
     with pytest.raises(ArtifactError):
-        Repository.reopen(tmp_path, Settings(), keys[1:])
+        Repository.reopen(tmp_path, Settings(), keys)
     assert Repository.reopen(tmp_path, Settings(), []).served == [], "all were unloaded"
