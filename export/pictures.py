@@ -81,8 +81,8 @@ def pictures_for_int8(
         )
     if len(compared.images) < _LEAST_COMPARED:
         raise OriginError(
-            f"int8 is judged by {_LEAST_COMPARED} pictures at least, and there are {len(compared.images)} to compare on; "
-            "give a folder of more with --images"
+            f"int8 is judged by {_LEAST_COMPARED} pictures at least, and there are {len(compared.images)} to compare "
+            "on; give a folder of more with --images"
         )
     source = f"{compared.source}; {len(chosen)} of {others.source} for calibration"
     return others.images[chosen], Pictures(compared.images, source, real=True)

@@ -152,10 +152,10 @@ def test_pictures_to_compare_on_are_not_those_to_calibrate_on(tmp_path: Path, mo
 def test_a_picture_to_compare_on_is_nowhere_in_those_to_calibrate_on(tmp_path: Path) -> None:
     """Folders are gone through with those in them, and one may hold copies of another's pictures."""
     everything = folder_of(PIXELS, tmp_path / "everything")
-    within = folder_of(255 - PIXELS[:8], everything / "within")
+    within = folder_of(255 - PIXELS[:40], everything / "within")
     calibrating, compared = pictures_for_int8(PREPROCESSING, None, within, everything)
     np.testing.assert_array_equal(calibrating, PIXELS)
-    np.testing.assert_array_equal(compared.images, 255 - PIXELS[:8])
+    np.testing.assert_array_equal(compared.images, 255 - PIXELS[:40])
     samples = Samples(PIXELS[:40], np.zeros(40, dtype=np.int64), "samples")
     calibrating, _ = pictures_for_int8(PREPROCESSING, samples, None, folder_of(PIXELS, tmp_path / "copies"))
     np.testing.assert_array_equal(calibrating, PIXELS[40:])
