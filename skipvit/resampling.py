@@ -38,6 +38,7 @@ _INSTRUCTIONS = ("plain C", "AVX2", "AVX-512")
 # took the axes of pictures a hundred times as high as wide in another order.
 _MOST_WEIGHTS = 4_000_000
 _MOST_TIMES_AS_HIGH = 100
+_BRIEF_WEIGHTS = 10_000  # some ten nanoseconds each
 # Results and boxes for which a compiler that fuses products and sums takes other pixels than one that rounds both.
 _TIES: tuple[tuple[tuple[int, int], Box], ...] = (
     ((6, 10), (7.0, 3.0, 30.0, 16.0)),
@@ -80,11 +81,11 @@ def compiled() -> "Compiled | str":
     if not LIBRARY.is_file():
         return "there was no C compiler when skipvit was installed"
     try:
-        library = _load()
+        library, brief = _load(ctypes.CDLL), _load(ctypes.PyDLL)
     except (OSError, AttributeError) as error:
         return f"{LIBRARY.name} cannot be loaded ({error})"
     for rows_first in (_rows_first_since_13, _rows_first_before_13):
-        found = Compiled(library, library.skipvit_instructions(), rows_first)
+        found = Compiled(library, brief, library.skipvit_instructions(), rows_first)
         if _agrees_with_pillow(found):
             return found
     return "skipvit's own code gives other pixels than this Pillow"
@@ -95,12 +96,14 @@ class Compiled:
     """The library, and how it is to be used here.
 
     Attributes:
-        library: as ctypes has it.
+        library: as ctypes has it, for calls that let go of the interpreter's lock.
+        brief: the same for calls of some microseconds, which would wait longer to have the lock back.
         instructions: 0 for those of every CPU, 1 for AVX2, 2 for AVX-512.
         rows_first: of (width, height) of a picture and of the result, whether Pillow resizes rows before columns.
     """
 
     library: ctypes.CDLL
+    brief: ctypes.CDLL
     instructions: int
     rows_first: Callable[[tuple[int, int], tuple[int, int]], bool]
 
@@ -124,13 +127,14 @@ class Compiled:
             return None
 
     def _weights(self, inputs: int, start: float, end: float, outputs: int, which: int) -> "_Weights | None":
-        taps = self.library.skipvit_taps(start, end, outputs, which)
+        taps = self.brief.skipvit_taps(start, end, outputs, which)
         if taps * outputs > _MOST_WEIGHTS:
             return None
         weights = _Weights(np.empty((outputs, 2), np.int32), np.empty((outputs, taps), np.int32))
         scratch = np.empty(taps)
         address = (weights.spans.ctypes.data, weights.values.ctypes.data, scratch.ctypes.data)
-        self.library.skipvit_weights(inputs, start, end, outputs, which, *address)
+        library = self.brief if weights.values.size < _BRIEF_WEIGHTS else self.library
+        library.skipvit_weights(inputs, start, end, outputs, which, *address)
         return weights
 
     def _rows_then_columns(
@@ -292,8 +296,8 @@ _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 _capsule_pointer.restype = ctypes.c_void_p
 
 
-def _load() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(LIBRARY))
+def _load(kind: type[ctypes.CDLL]) -> ctypes.CDLL:
+    library = kind(str(LIBRARY))
     address, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     axis = [ctypes.c_float, ctypes.c_float, number, number]
     weights = [address, address, number, number]
