@@ -14,7 +14,9 @@ GOOD = {"server_errors": 0, "no_answer": 0, "p99_ms": 300.0, "rss_growth_percent
 
 
 def test_what_meets_every_number_is_met() -> None:
-    assert [verdict.met for verdict in overload.verdicts([ALONE, PEAK, GOOD])] == [True] * 5
+    verdicts = list(overload.verdicts([ALONE, PEAK, GOOD, ALONE, PEAK, {**GOOD, "model": "other"}]))
+    assert [verdict.met for verdict in verdicts] == [True] * 10
+    assert [verdict.what.rsplit(", ", 1)[1] for verdict in verdicts] == ["vit_small_patch16_224"] * 5 + ["other"] * 5
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_each_number_is_missed_by_itself(found: dict[str, float], missed: str) -
 
 @pytest.mark.slow
 def test_a_short_run_refuses_what_is_too_much_and_loses_nothing(tmp_path: Path) -> None:
-    model = ["--model", "vit_micro_patch2_8", "--model-arg", "img_size=224", "--model-arg", "patch_size=16"]
+    model = ["--models", "vit_micro_patch2_8", "--model-arg", "img_size=224", "--model-arg", "patch_size=16"]
     assert main(["--out", str(tmp_path), "overload", "--seconds", "2", "--measured", "1", *model]) in (0, 1)
     alone, peak, found = read_rows("overload", tmp_path)
     assert [row["phase"] for row in (alone, peak, found)] == ["alone", "peak", "overload"]
