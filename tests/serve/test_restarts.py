@@ -105,7 +105,7 @@ def test_others_answer_while_one_cannot_be_started_again(tmp_path: Path, monkeyp
 
 
 def test_what_died_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_control, "_REMEMBERED_VERSIONS", 1)
+    monkeypatch.setattr(model_control, "REMEMBERED_VERSIONS", 1)
     control = model_control.ModelControl(Settings(), cast(Any, Mock(versions=lambda _name: {"4": Mock()})), Metrics())
     for version in range(1, 6):
         control._health["shades", version] = model_control._Health(troubles=1)
