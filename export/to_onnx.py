@@ -142,6 +142,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--labels", type=Path, help="a classifier's class names, one a line in class order (default: the checkpoint's)")
     add("--images", type=Path, help="folder of pictures to compare on (default: the checkpoint's samples)")
+    _add_int8(parser)
+    add(
+        "--tile",
+        type=whole(1),
+        metavar="PIXELS",
+        help="side of the square tiles in which a denoiser is served, a multiple of the model's (default: about 256)",
+    )
+    add(
+        "--halo",
+        type=whole(0),
+        metavar="PIXELS",
+        help="context around what a denoiser's tile keeps; tiles overlap by twice as much (default: 16)",
+    )
+    add("--no-parity", action="store_true", help="do not compare; the manifest will hold no parity figures")
+    return parser
+
+
+def _add_int8(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--calibration",
         type=Path,
@@ -160,20 +179,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="int8 weights of 8 bits and not 7: a little closer, for CPUs with VNNI alone; on others sums may clip",
     )
-    add(
-        "--tile",
-        type=whole(1),
-        metavar="PIXELS",
-        help="side of the square tiles in which a denoiser is served, a multiple of the model's (default: about 256)",
-    )
-    add(
-        "--halo",
-        type=whole(0),
-        metavar="PIXELS",
-        help="context around what a denoiser's tile keeps; tiles overlap by twice as much (default: 16)",
-    )
-    add("--no-parity", action="store_true", help="do not compare; the manifest will hold no parity figures")
-    return parser
 
 
 def _precisions(text: str) -> list[str]:

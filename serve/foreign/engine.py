@@ -121,7 +121,7 @@ class ForeignEngine:
             feed = {name: np.concatenate([request.inputs[name] for request in group]) for name in first}
         try:
             outputs: list[Array] = self._session.run(self._outputs, feed, run.options)
-        except Exception:
+        except Exception:  # a run that was broken off fails in no way of its own
             if run.options.terminate:
                 raise Stopped("nobody waits for this run any more") from None
             raise

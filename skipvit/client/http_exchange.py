@@ -63,7 +63,7 @@ class HttpExchange:
         connect = self._loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
         try:
             _, self._connection = await connect
-        except Exception as error:
+        except Exception as error:  # ``done`` tells what the network did from mistakes of ours
             done(error)
         else:
             self._connection.ask(request, done)
