@@ -3,10 +3,12 @@
 The end of a pair is also how either learns that the other is gone, whatever it died of.
 """
 
+import os
 import signal
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -66,12 +68,19 @@ class Control:
         self._fds: deque[int] = deque()
 
     def send(self, kind: Kind, body: bytes = b"", fds: tuple[int, ...] = ()) -> None:
-        """Sends a message. Raises OSError if the other end is gone, or does not read."""
+        """Sends a message. One thread at a time.
+
+        Raises:
+            OSError: the other end is gone, or does not read. The connection is then shut down: of this message it may
+                have a part, of which the next would be taken for the rest.
+        """
         data = _HEAD.pack(len(body), kind) + body
-        if fds:
-            sent = socket.send_fds(self.connection, [data], fds)
-            data = data[sent:]
-        self.connection.sendall(data)
+        try:
+            sent = socket.send_fds(self.connection, [data], fds) if fds else 0
+            self.connection.sendall(memoryview(data)[sent:])
+        except BaseException:
+            self.hang_up()
+            raise
 
     def receive(self) -> list[Message]:
         """Blocks for at least one message. Raises EOFError if the other end is gone."""
@@ -90,6 +99,7 @@ class Control:
         for fd in fds:
             self._fds.append(fd)
         if not data:
+            self._drop_fds()  # of a message that has not come whole
             raise EOFError("the other process is gone")
         self._data += data
 
@@ -98,8 +108,19 @@ class Control:
         self.take()
         return self._whole()
 
+    def hang_up(self) -> None:
+        """Shuts the connection down, for whoever reads it here too; what was sent before still arrives."""
+        with suppress(OSError):  # it was already
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self.connection.close()
+
+    def _drop_fds(self) -> None:
+        for fd in self._fds:
+            if fd >= 0:
+                os.close(fd)
+        self._fds.clear()
 
     def _whole(self) -> list[Message]:
         messages: list[Message] = []

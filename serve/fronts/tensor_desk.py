@@ -76,12 +76,8 @@ class TensorDesk:
 
     def answer(self, kind: Kind, body: bytes, fds: tuple[int, ...] = ()) -> None:
         """Tells the front what became of a request. One that is gone or does not read is hung up on."""
-        with self._sending:
-            try:
-                self._control.send(kind, body, fds)
-            except OSError:
-                with suppress(OSError):
-                    self._control.connection.shutdown(socket.SHUT_RDWR)
+        with self._sending, suppress(OSError):
+            self._control.send(kind, body, fds)
 
 
 class TensorTicket(Ticket):

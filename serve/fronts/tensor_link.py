@@ -72,11 +72,7 @@ class TensorLink:
 
     def _send(self, kind: Kind, body: bytes, fds: tuple[int, ...] = ()) -> None:
         with self._sending:
-            try:
-                self._control.send(kind, body, fds)
-            except OSError:  # a part of it may have been sent
-                self.close()
-                raise
+            self._control.send(kind, body, fds)
 
     def _withdraw(self, number: int) -> None:
         if self._take(number) is not None:
@@ -119,8 +115,7 @@ class TensorLink:
 
     def close(self) -> None:
         """Hangs up; ``run`` ends."""
-        with suppress(OSError):
-            self._control.connection.shutdown(socket.SHUT_RDWR)
+        self._control.hang_up()
 
     def lose(self) -> None:
         """Refuses everything in flight."""
