@@ -41,6 +41,7 @@ class Kind(IntEnum):
     TENSORS = 14  # between a front and the engine: a request for a model that is not ours, or its answer; with a parcel
     REFUSED = 15  # the answer to TENSORS that failed
     WITHDRAW = 16  # from a front: nobody waits for the answer to a TENSORS any more
+    HUNG = 17  # from the engine: a front, by number, does not take what is served, and must be ended
 
 
 _WITH_FD = (Kind.LINK, Kind.TENSORS)

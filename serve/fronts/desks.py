@@ -22,6 +22,7 @@ from skipvit.manifest import Task
 logger = logging.getLogger(__name__)
 
 _AGAIN_AFTER_S = 5.0  # that a connection was asked for, and none came
+_HANGS_AFTER_S = 20.0  # that a front was offered warm models, and has not changed over to them
 
 
 class Desks:
@@ -42,6 +43,7 @@ class Desks:
         self._fronts: dict[Desk, int] = {}
         self._known: set[int] = set()
         self._kept: dict[Desk, ExitStack] = {}
+        self._awaited: dict[Desk, float] = {}  # those that have not changed over yet, and since when
         self._news = asyncio.Event()
 
     @property
@@ -64,6 +66,7 @@ class Desks:
         self._invited.pop(front, None)
         self._fronts[desk] = front
         self._known.add(front)
+        self._awaited[desk] = time.monotonic()
         self._kept[desk] = stack = ExitStack()
         for model in self.offer.models:
             stack.enter_context(model.in_use())
@@ -71,6 +74,7 @@ class Desks:
 
     def warm(self) -> None:
         """Tells all fronts, those to come too, that the models are warm."""
+        self._awaited = dict.fromkeys(self._awaited, time.monotonic())
         self._warm.set()
 
     def deliver(self, finish: Callable[[], None]) -> None:
@@ -96,6 +100,15 @@ class Desks:
                 self._invited[front] = now
                 self._invite(front)
 
+    def hung(self) -> list[int]:
+        """Fronts that have not changed over to warm models in their time; each is named again after as long."""
+        now = time.monotonic()
+        late = [desk for desk, since in self._awaited.items() if now - since >= _HANGS_AFTER_S and self._warm.is_set()]
+        for desk in late:
+            logger.error("front %d has not taken what is served in %g s: it hangs", self._fronts[desk], _HANGS_AFTER_S)
+            self._awaited[desk] = now
+        return sorted({self._fronts[desk] for desk in late})
+
     async def everywhere(self, within_s: float) -> bool:
         """Waits until every front answers by what is offered now; whether all did in time."""
         generation = self.offer.generation
@@ -115,6 +128,7 @@ class Desks:
         return set(self._fronts.values()) - there
 
     def _hear(self, desk: Desk) -> None:
+        self._awaited.pop(desk, None)
         if desk.gone:
             self._fronts.pop(desk, None)
             if desk in self._kept:

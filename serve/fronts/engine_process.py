@@ -130,6 +130,8 @@ class EngineProcess:
         if self._desks.change(self._repository.served, self._repository.failures):
             self._send(Kind.SERVED, self._served())
         self._desks.invite_those_behind()
+        for front in self._desks.hung():
+            self._send(Kind.HUNG, NUMBER.pack(front))
 
     def _served(self) -> bytes:
         keys = [(model.name, int(model.version)) for model in self._repository.served]

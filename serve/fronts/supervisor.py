@@ -3,7 +3,8 @@
 One process runs the engines. ``fronts`` others each listen on the same port (SO_REUSEPORT: the system shares new
 connections out) and are connected to it by pairs of sockets that are made here and handed to both. A front that dies
 takes the requests that it held with it; the engine's process takes none, for its fronts answer them with 503. Either
-is started again, at once the first time, and after ever longer pauses while it keeps dying.
+is started again, at once the first time, and after ever longer pauses while it keeps dying. A front that hangs is
+ended, when it does not take what the engine's process offers it: every load would wait for it.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _HEALTHY_AFTER_S = 10.0
 _EXIT_WITHIN_S = 15.0
+_START_WITHIN_S = 120.0  # what Python needs to read its packages from a slow disk, and more
 
 
 class Supervisor:
@@ -202,12 +204,20 @@ class Supervisor:
             self._collected[asked].add(key, seat, message.body[NUMBER.size :])
         elif message.kind == Kind.INVITE:
             self._connect(self._fronts[NUMBER.unpack(message.body)[0]])
+        elif message.kind == Kind.HUNG:
+            self._end_hung(self._fronts[NUMBER.unpack(message.body)[0]])
         elif message.kind == Kind.SERVED:
             self._heritage = orjson.loads(message.body)
         elif message.kind == Kind.ORDER:
             self._pass_on(seat, message.body)
         elif message.kind == Kind.OUTCOME:
             self._relay.answer(message.body)
+
+    def _end_hung(self, front: Seat) -> None:
+        """Ends a front that hangs; its death is heard next. One that has just taken its place is only starting."""
+        started = front.ready or time.monotonic() - front.started >= _START_WITHIN_S
+        if front.process is not None and started and self._leave_by is None:  # a drain has a deadline of its own
+            front.process.kill()
 
     def _pass_on(self, seat: Seat, order: bytes) -> None:
         """Has the process of the engines carry out an order of a front's."""

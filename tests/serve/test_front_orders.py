@@ -143,6 +143,36 @@ def test_models_stay_until_no_front_uses_the_offer_that_they_were_in(tmp_path: P
         assert model.close()
 
 
+def test_a_front_hangs_that_does_not_change_over_to_warm_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_model(tmp_path)
+    model = model_of(tmp_path)
+
+    async def main() -> None:
+        desks = Desks([model], {}, lambda _front: None)
+        front, starting = Front(desks, 5), Front(desks, 6)
+        monkeypatch.setattr("serve.fronts.desks._HANGS_AFTER_S", 0.0)
+        assert desks.hung() == [], "the models are not warm"
+        desks.warm()
+        assert desks.hung() == [5, 6]
+        assert "front 5 has not taken what is served" in caplog.text
+        monkeypatch.setattr("serve.fronts.desks._HANGS_AFTER_S", 1e9)
+        assert desks.hung() == [], "they have their time"
+        monkeypatch.setattr("serve.fronts.desks._HANGS_AFTER_S", 0.0)
+        await front.adopt()
+        await until(lambda: desks.hung() == [6])
+        waiting = asyncio.create_task(desks.everywhere(30))
+        await starting.refuse()  # as it is when it is ended
+        await until(lambda: desks.hung() == [])
+        assert await waiting, "who orders a load is not kept waiting for it"
+        await front.hang_up()
+        await until(lambda: not desks.open)
+
+    asyncio.run(main())
+    assert model.close()
+
+
 class Front:
     """A front's end of a connection, by hand."""
 

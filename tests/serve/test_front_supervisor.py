@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from serve.fronts.control import NUMBER, Kind, Message
 from serve.fronts.supervisor import Seat, Supervisor
 from serve.settings import Settings
 
@@ -41,6 +42,27 @@ def test_a_server_whose_fronts_are_all_dead_ends_when_it_is_told_to() -> None:
         supervisor._orders.signals.append(signal.SIGTERM)
         supervisor._obey()
         assert supervisor._code == 0
+
+
+def test_a_front_that_hangs_is_ended_unless_it_is_starting_or_leaving() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as claim:
+        supervisor = Supervisor(Path(), Settings(fronts=4), claim, lambda: None)
+        old, new, slow, empty = supervisor._fronts
+        for seat in (old, new, slow):
+            seat.process, seat.started = cast(Any, Mock()), time.monotonic()
+        old.ready = True
+        slow.started = -1e9
+
+        def hear() -> None:
+            for front in supervisor._fronts:
+                supervisor._answer(supervisor._engine, Message(Kind.HUNG, NUMBER.pack(front.number)))
+
+        hear()
+        assert [cast(Any, seat.process).kill.call_count for seat in (old, new, slow)] == [1, 0, 1]
+        assert empty.process is None
+        supervisor._leave_by = time.monotonic() + 60.0
+        hear()
+        assert [cast(Any, seat.process).kill.call_count for seat in (old, new, slow)] == [1, 0, 1]
 
 
 @pytest.fixture

@@ -114,6 +114,27 @@ def test_versions_behind_two_fronts(tmp_path: Path) -> None:
         a_front_that_dies_in_a_swap_comes_back_with_it(root, process, url)
 
 
+@pytest.mark.slow  # a front has 20 s before it is said to hang
+def test_a_front_that_hangs_is_replaced_by_one_with_the_present_models(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    write_version(root, 1)
+    flags = ("--fronts", "2", "--decode-threads", "2", "--model-control", "explicit", "--no-access-log")
+    with program(root, *flags) as (process, url):
+        wait_until(lambda: everybody_answers(url, 1), WITHIN_S)
+        write_version(root, 2)
+        hung, other = children(process, "front")
+        hung.suspend()
+        with closing(kept_connection(url)) as client:
+            assert client.post(LOAD).status_code == 200
+            wait_until(lambda: hung not in children(process, "front"), WITHIN_S)
+            write_version(root, 3)
+            assert client.post(LOAD).status_code == 200
+        assert other in children(process, "front")
+        wait_until(lambda: len(children(process, "front")) == 2, WITHIN_S)
+        wait_until(lambda: all(front.net_connections("tcp") for front in children(process, "front")), WITHIN_S)
+        wait_until(lambda: settled(url, 3), WITHIN_S)
+
+
 def no_request_fails_while_versions_are_swapped(root: Path, url: str) -> None:
     with Clients(url) as clients:
         for version in range(2, 5):

@@ -22,7 +22,7 @@ import tritonclient.http as triton
 import uvloop
 from PIL import Image
 
-from serve.fronts.control import Control, Kind
+from serve.fronts.control import NUMBER, Control, Kind, Message
 from serve.fronts.engine_process import EngineProcess, Heritage
 from serve.fronts.front_process import FrontServer
 from serve.settings import Settings
@@ -231,3 +231,12 @@ def test_engines_do_not_wait_for_fronts_that_they_can_never_serve() -> None:
 
     assert asyncio.run(main()) == 1
     ours.close()
+
+
+def test_the_supervisor_is_told_of_fronts_that_hang() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = EngineProcess(Settings(), cast(Any, Mock(served=[], failures={})), Control(ours), Heritage())
+        process._desks = cast(Any, Mock(change=Mock(return_value=False), hung=Mock(return_value=[3])))
+        process._look()
+        assert Control(theirs).receive() == [Message(Kind.HUNG, NUMBER.pack(3))]
