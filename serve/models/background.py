@@ -1,4 +1,7 @@
-"""Work beside the requests: tasks of the event loop, and one thread for what would hold it up."""
+"""Work beside the requests: tasks of the event loop, and one thread for what would hold it up.
+
+A thread that hangs is left to itself, and another takes its place.
+"""
 
 import asyncio
 import logging
@@ -11,6 +14,8 @@ from serve.engines.engine import EngineLost
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+PATIENCE_S = 60.0
+"""Some models take minutes to open; others have waited long enough for them then."""
 _CLOSE_WITHIN_S = 5.0
 
 
@@ -20,9 +25,12 @@ class Background:
     ``expected`` errors of a task are for whoever waits for it; any other is logged too.
     """
 
-    def __init__(self, name: str, expected: type[Exception]) -> None:
+    def __init__(self, name: str, *expected: type[Exception]) -> None:
         self._expected = expected
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._name = name
+        self._thread = self._new_thread()
+        self._free = asyncio.Lock()  # the thread
+        self._over = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
 
@@ -40,7 +48,8 @@ class Background:
         self._closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_WITHIN_S)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._over = True
+        self._thread.shutdown(wait=False)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Starts a task."""
@@ -55,9 +64,24 @@ class Background:
         if error is not None and not isinstance(error, self._expected):
             logger.error("%s failed", task.get_coro(), exc_info=error)
 
-    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Calls ``work`` in the thread, after what was begun before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _contained, work, *arguments)
+    async def in_thread(self, work: Callable[..., T], *arguments: Any, late: Callable[[], object] = lambda: None) -> T:
+        """Calls ``work`` in the thread, after what was begun before.
+
+        If that takes long, whatever comes after it has a thread of its own, and ``late`` is called, once.
+        """
+        async with self._free:
+            if self._over:
+                raise asyncio.CancelledError
+            done = asyncio.get_running_loop().run_in_executor(self._thread, _contained, work, *arguments)
+            await asyncio.wait({done}, timeout=PATIENCE_S)
+            if not done.done():
+                self._thread.shutdown(wait=False)
+                self._thread = self._new_thread()
+                late()
+        return await done
+
+    def _new_thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix=self._name)
 
     async def pause(self, seconds: float) -> bool:
         """Sleeps; whether the server is ending."""

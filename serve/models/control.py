@@ -1,8 +1,9 @@
 """Brings versions of models into service and takes them out while the server runs, and starts dead engines again.
 
 What takes time (hashes, sessions, warm-up, closing) runs in one thread of its own, one model at a time, so that
-requests keep the decode threads. What is served changes on the event loop, in one step, when the new model is warm. The
-old one is closed when its last request is answered. A version that fails anything takes nothing's place.
+requests keep the decode threads; a model that hangs in it keeps no other from its turn. What is served changes on the
+event loop, in one step, when the new model is warm. The old one is closed when its last request is answered. A version
+that fails anything takes nothing's place.
 """
 
 import asyncio
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from serve.engines.engine import EngineLost, EngineUnavailable
-from serve.errors import Overloaded
+from serve.errors import NotReady, Overloaded
 from serve.heap import return_large_blocks
 from serve.models.background import Background
 from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
 from serve.models.index import IndexRow, index_of
 from serve.models.loading import load_version
+from serve.models.one_at_a_time import OneAtATime
 from serve.models.repository import Failure, Key, Repository
 from serve.models.served_model import ServedModel
 from serve.models.watch import Watch
@@ -79,8 +81,8 @@ class ModelControl:
         self._closed: list[tuple[str, str]] = []
         self._watch = Watch(settings)
         self.unloaded: set[str] = set()  # which watching does not bring back
-        self._work = Background("model-loader", LoadFailed)
-        self._one = asyncio.Lock()  # operation at a time
+        self._work = Background("model-loader", LoadFailed, NotReady)
+        self._one = OneAtATime(self._work)
         self._health: dict[Key, _Health] = {}
         self._reviving: set[Key] = set()
 
@@ -106,13 +108,18 @@ class ModelControl:
         Raises:
             LoadFailed: there is no such model, or a version was not taken; what was served still is.
             Overloaded: too many wait for theirs.
+            NotReady: another load of it hangs.
         """
         if len(self._work) > MOST_WAITING:
             raise Overloaded(f"{len(self._work)} loads of models and other changes wait for their turn", 1)
         await asyncio.shield(self._work.spawn(self._load(name, override)))  # whoever asked may hang up
 
     async def unload(self, name: str) -> bool:
-        """Takes a model out of service; what it has begun is still answered. Whether it was in service."""
+        """Takes a model out of service; what it has begun is still answered. Whether it was in service.
+
+        Raises:
+            NotReady: a load of it hangs.
+        """
         return await asyncio.shield(self._work.spawn(self._unload(name)))
 
     async def index(self) -> list[IndexRow]:
@@ -123,7 +130,7 @@ class ModelControl:
         return index_of(self._repository, folder)
 
     async def _load(self, name: str, override: str | None) -> None:
-        async with self._one:
+        async with self._one.turn(name):
             wanted = chosen(name, await self._versions_there(name), self._settings)
             if not wanted:
                 raise LoadFailed("no version of it is in the repository that the settings want")
@@ -143,7 +150,7 @@ class ModelControl:
 
     async def _versions_there(self, name: str) -> Iterable[int]:
         try:
-            folder = await self._work.in_thread(look_into, self._repository.root)
+            folder = await self._one.in_thread(name, look_into, self._repository.root)
         except (OSError, ArtifactError) as error:
             logger.error("the model repository cannot be looked into: %s", error)
             raise LoadFailed("the model repository cannot be looked into; the server's log has the cause") from None
@@ -151,7 +158,7 @@ class ModelControl:
         return folder.get(name, {})
 
     async def _unload(self, name: str) -> bool:
-        async with self._one:
+        async with self._one.turn(name):
             served = list(self._repository.versions(name).values())
             for model in served:
                 self._take_out(model)
@@ -165,7 +172,7 @@ class ModelControl:
         """Loads, warms and swaps one version. Raises LoadFailed."""
         if self._work.closing:
             raise LoadFailed("the server is shutting down")
-        fingerprint = await self._work.in_thread(fingerprint_of, self._repository.root / name / str(version))
+        fingerprint = await self._one.in_thread(name, fingerprint_of, self._repository.root / name / str(version))
         try:
             model = await self._warm_model(name, version, override)
         except (Exception, EngineLost) as error:  # whatever it is, what is served stays, and the server goes on
@@ -177,11 +184,11 @@ class ModelControl:
 
     async def _warm_model(self, name: str, version: int, override: str | None) -> ServedModel:
         load = load_version if override is None else partial(load_version, override=override)
-        model = await self._work.in_thread(load, self._repository.root, name, version, self._settings)
+        model = await self._one.in_thread(name, load, self._repository.root, name, version, self._settings)
         try:
-            await self._work.in_thread(model.warm_up)
+            await self._one.in_thread(name, model.warm_up)
         except (Exception, EngineLost):
-            await self._work.in_thread(model.close)
+            await self._one.in_thread(name, model.close)
             raise
         return model
 
@@ -241,7 +248,7 @@ class ModelControl:
             if self._repository.refusal is not None:
                 continue
             try:
-                async with self._one:
+                async with self._one.turn():
                     await self._look()
             except (OSError, ArtifactError) as error:
                 if self._watch.lost_sight():
@@ -250,17 +257,19 @@ class ModelControl:
                 logger.exception("looking for new models failed")
 
     async def _look(self) -> None:
-        repository = self._repository
+        repository, overtaken = self._repository, self._one.overtaken
         self._watch.look(folder := await self._work.in_thread(look_into, repository.root))
         repository.forget_failures(folder)
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
         for name, version in self._watch.to_load(self._served(), tried):
-            if name not in self.unloaded:
-                try:
+            if name not in self.unloaded and not self._one.hangs(name):
+                with suppress(LoadFailed):  # logged and noted
                     await self._bring(name, version)
-                except LoadFailed:
-                    continue  # logged and noted
+            if overtaken != self._one.overtaken:
+                return  # much may have changed since the look
         for name, version in self._watch.surplus(self._served()):
+            if self._one.hangs(name):
+                continue
             if len(repository.served) == 1:
                 if self._watch.first_time_kept(name, version):
                     logger.warning("model %s/%d was removed; it is the server's last and stays", name, version)
@@ -281,7 +290,7 @@ class ModelControl:
                 continue
             for model in self._repository.served:
                 key = (model.name, int(model.version))
-                if not model.batcher.alive and key not in self._reviving:
+                if not model.batcher.alive and key not in self._reviving and not self._one.hangs(model.name):
                     self._reviving.add(key)
                     self._work.spawn(self._revive(key, model))
 
@@ -293,10 +302,10 @@ class ModelControl:
             if await self._work.pause(pause_s(health.troubles)):
                 return
             health.troubles += 1
-            async with self._one:
-                if self._repository.versions(dead.name).get(dead.version) is not dead:
-                    return  # it was replaced or taken out meanwhile
-                await self._work.in_thread(dead.close)  # first, so that its memory is free for the next
+            async with self._one.turn():
+                if self._repository.versions(dead.name).get(dead.version) is not dead or self._one.hangs(dead.name):
+                    return  # it was replaced or taken out meanwhile, or is about to be
+                await self._one.in_thread(dead.name, dead.close)  # first, so that its memory is free for the next
                 await self._bring(*key)
         except LoadFailed:
             health.failed += 1
