@@ -77,28 +77,34 @@ class Places:
         self._at_full_load = Throughput() if target_s else None
 
     def check(self, count: int = 1) -> None:
-        """Raises Overloaded if ``count`` more would be over the limit, or are not expected to be done in time.
+        """Raises what ``refusal`` returns, if it is anything."""
+        if (refusal := self.refusal(count)) is not None:
+            raise refusal
 
-        Of more than there are places altogether it raises TooLarge: to come again would be of no use.
+    def refusal(self, count: int = 1) -> Overloaded | TooLarge | None:
+        """Overloaded if ``count`` more would be over the limit, or are not expected to be done in time, or None.
+
+        TooLarge of more than there are places altogether: to come again would be of no use.
         """
         total = self.in_flight + count
         if count > self.limit:
-            raise TooLarge(
+            return TooLarge(
                 "too_many_files",
                 f"{count} {self._what} came in one request, {self.limit:g} may be in flight",
                 "send them in several requests",
             )
         if total > self.limit:
-            raise Overloaded(
+            return Overloaded(
                 f"{self.in_flight} {self._what} are in flight and {count} more came, the limit is {self.limit:g}",
                 self.retry_after_s(),
             )
         if self._target_s and self.in_flight and total > self._floor and total > self._in_time:
-            raise Overloaded(
+            return Overloaded(
                 f"{self.in_flight} {self._what} are in flight and {count} more would not be done within the target of "
                 f"{self._target_s * 1000:g} ms",
                 self.retry_after_s(),
             )
+        return None
 
     @property
     def _in_time(self) -> float:

@@ -73,6 +73,16 @@ class Exchanges:
         finally:
             body.release()
 
+    async def refuse(self, scope: Scope, send: Send, refusal: RequestError) -> None:
+        """Turns a request away for which nothing was done yet."""
+        self._metrics.rejected(refusal.code)
+        await send_error(send, refusal, scope[REQUEST_ID], scope["path"])
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server answers."""
+        return self._repository.refusal is None
+
     def check_ready(self) -> None:
         """Raises NotReady unless the server answers."""
         if (refusal := self._repository.refusal) is not None:

@@ -82,7 +82,14 @@ class Intake:
     async def serve(
         self, scope: Scope, receive: Receive, send: Send, answer: Callable[[Order], Awaitable[None]]
     ) -> None:
-        """Takes one request; ``answer`` sends the response, or raises a RequestError before it sent anything."""
+        """Takes one request; ``answer`` sends the response, or raises a RequestError before it sent anything.
+
+        A full server says so before it looks at anything: what refusals take, the pictures in work must do without.
+        """
+        if self._exchanges.ready and (refusal := self._places.refusal()) is not None:
+            self._groups.press(self._task)
+            await self._exchanges.refuse(scope, send, refusal)
+            return
 
         async def conduct(exchange: Exchange) -> None:
             with self._groups.told_of_refusals(self._task):
@@ -107,7 +114,6 @@ class Intake:
                 f"the body is encoded as {quoted(encoding)}",
                 "send it as it is: pictures are compressed already",
             )
-        self._places.check()  # before the body is read: shedding load must be cheap
         raw = await exchange.body.read()
         read_s = time.perf_counter() - exchange.started
         upload = await self._parse(header(scope, b"content-type"), raw)

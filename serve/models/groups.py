@@ -177,10 +177,14 @@ class Groups:
         try:
             yield
         except Overloaded:
-            for group in self._groups.values():
-                if asked.model.name in group.variants if isinstance(asked, Chosen) else asked == group.task:
-                    group.ladder.press("a request was turned away")
+            self.press(asked)
             raise
+
+    def press(self, asked: Task | Chosen) -> None:
+        """Tells ladders of a request that was turned away; which ones is as with ``told_of_refusals``."""
+        for group in self._groups.values():
+            if asked.model.name in group.variants if isinstance(asked, Chosen) else asked == group.task:
+                group.ladder.press("a request was turned away")
 
     def close(self) -> None:
         """Stops looking at the ladders."""

@@ -9,6 +9,7 @@ import pytest
 
 from serve.app import create_app
 from serve.engines.engine import Rows
+from serve.models.repository import Repository
 from serve.settings import Settings
 from skipvit.transforms import Pixels
 from tests.serve.servers import held_repository, in_process, png, run
@@ -135,5 +136,31 @@ def test_overload_is_a_429_with_advice(models_dir: Path) -> None:
             assert (await post()).status_code == 200
             metrics = (await client.get("/metrics")).text
             assert 'skipvit_rejected_total{reason="overloaded"} 1.0' in metrics
+
+    asyncio.run(main())
+
+
+def test_a_full_server_looks_at_nothing_of_a_request(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(decode_threads=1, engine_threads=1, max_in_flight=1, max_files=1)
+
+    async def main() -> None:
+        repository, engine = held_repository(models_dir, settings)
+        async with in_process(repository, settings) as client:
+            engine.gate.clear()
+            engine.entered = 0
+            held = asyncio.create_task(client.post("/v1/classify", content=png(), headers=PNG))
+            async with asyncio.timeout(30):
+                while not engine.entered:
+                    await asyncio.sleep(0.005)
+            wrong = {"params": {"nonsense": "1"}, "headers": {"Content-Encoding": "br"}}
+            full = await client.post("/v1/classify", **wrong)
+            assert (full.status_code, full.json()["error"]["code"]) == (429, "overloaded")
+            assert full.json()["id"] == full.headers["x-request-id"]
+            with monkeypatch.context() as failed:
+                failed.setattr(Repository, "refusal", "a model failed")
+                down = await client.post("/v1/classify", content=png(), headers=PNG)
+                assert down.json()["error"]["message"] == "a model failed", "to come again soon would be of no use"
+            engine.gate.set()
+            assert (await held).status_code == 200
 
     asyncio.run(main())

@@ -293,6 +293,35 @@ def test_a_variant_that_is_gone_or_dead_is_passed_over(root: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_ladders_of_its_task_are_told_of_a_request_that_finds_the_server_full(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Ladder, "press", lambda _ladder, why: told.append(why))
+
+    async def main() -> None:
+        groups = {
+            "pair": GroupSettings(variants=["best", "good"], p99_ms=60_000),
+            "photos": GroupSettings(variants=["clean", "cleaner"], p99_ms=60_000),
+        }
+        own = Settings(decode_threads=2, engine_threads=1, tile_threads=1, max_in_flight=1, max_files=1, groups=groups)
+        entry = read_entry(root, "best")
+        engine = HeldEngine(OnnxCpuEngine.from_entry(entry))
+        others = [open_model(read_entry(root, name), own) for name in ("good", "clean", "cleaner")]
+        repository = Repository([ServedModel(entry, engine, own, CLASSES), *others])
+        async with in_process(repository, own) as client:
+            engine.gate.clear()
+            engine.entered = 0
+            held = asyncio.create_task(client.post(CLASSIFY, params={"model": "best"}, content=WHITE))
+            await until(lambda: engine.entered == 1)
+            assert (await client.post(CLASSIFY, params={"model": "pair"}, content=WHITE)).status_code == 429
+            engine.gate.set()
+            assert (await held).status_code == 200
+
+    asyncio.run(main())
+    assert told == ["a request was turned away"]
+
+
 @pytest.mark.parametrize(
     ("model", "told"),
     [("best", ["shades"]), ("good", ["shades", "sizes"]), ("other", []), ("clean", ["photos"]), (None, ["photos"])],
