@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from skipvit.native.build import LIBRARY
+from skipvit.native.build import LIBRARY, is_current
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -81,6 +81,8 @@ def compiled() -> "Compiled | str":
     if not LIBRARY.is_file():
         return "there was no C compiler when skipvit was installed"
     try:
+        if not is_current(LIBRARY):
+            return f"{LIBRARY.name} is not of the sources beside it; run: python3 -m skipvit.native.build"
         library, brief = _load(ctypes.CDLL), _load(ctypes.PyDLL)
     except (OSError, AttributeError) as error:
         return f"{LIBRARY.name} cannot be loaded ({error})"

@@ -4,6 +4,7 @@ Installing skipvit does this too, and goes on without where there is no compiler
 equal in Python's packages. Only the standard library is imported: hatch_build.py runs this before skipvit is installed.
 """
 
+import hashlib
 import os
 import platform
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 LIBRARY = FOLDER / "libskipvit.so"
-SOURCES = ("resample.c",)
+SOURCES = ("resample.c", "stamp.c")
 HEADERS = ("resample_passes.h",)
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -37,7 +38,7 @@ def compile_library(library: Path = LIBRARY) -> None:
         raise NotCompiled("the sources are for GCC and Clang")
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
     # Rounding is to be as in Pillow's own build: no -ffast-math, and no instructions beyond the platform's own.
-    options = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=default"]
+    options = ["-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=default", f'-DSKIPVIT_SOURCES="{fingerprint()}"']
     if platform.machine().lower() in ("x86_64", "amd64"):
         options.append("-ffp-contract=off")  # some compilers take CPUs with fused sums for granted; Pillow's did not
     command = [*_compiler(), *options, "-o", str(unfinished), *(str(FOLDER / name) for name in SOURCES), "-lm"]
@@ -50,6 +51,24 @@ def compile_library(library: Path = LIBRARY) -> None:
         raise NotCompiled(f"{command[0]} cannot be run: {error}") from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def fingerprint() -> str | None:
+    """SHA-256 of the sources that lie here, or None where they do not: an installation may have the library only."""
+    found = hashlib.sha256()
+    for name in sorted((*SOURCES, *HEADERS)):
+        try:
+            source = (FOLDER / name).read_bytes()
+        except OSError:
+            return None
+        found.update(b"%s %d\n%s" % (name.encode(), len(source), source))
+    return found.hexdigest()
+
+
+def is_current(library: Path) -> bool:
+    """Whether a library was compiled from the sources that lie here, if any do. Raises OSError if it cannot be read."""
+    sources = fingerprint()
+    return sources is None or sources.encode() in library.read_bytes()
 
 
 def _compiler() -> list[str]:

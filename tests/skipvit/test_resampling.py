@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,9 +137,34 @@ def test_pillow_does_the_work_without_a_library(
 def test_file_that_is_no_library_is_said_and_not_used(
     forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "other.so").write_bytes(b"no library")
+    (tmp_path / "other.so").write_bytes(f"no library, and {build.fingerprint()}".encode())
     monkeypatch.setattr(resampling, "LIBRARY", tmp_path / "other.so")
     assert "other.so cannot be loaded" in resampling.description()
+
+
+def test_library_of_other_sources_is_said_and_not_used(
+    forgetful: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after a change to the sources of an editable install, whose bytes may still be Pillow's."""
+    sources, target = tmp_path / "sources", tmp_path / "made.so"
+    sources.mkdir()
+    for name in (*build.SOURCES, *build.HEADERS):
+        shutil.copy(build.FOLDER / name, sources)
+    monkeypatch.setattr(build, "FOLDER", sources)
+    monkeypatch.setattr(resampling, "LIBRARY", target)
+    build.compile_library(target)
+    assert isinstance(resampling.compiled(), Compiled)
+    header = sources / build.HEADERS[0]
+    before = header.read_text()
+    header.write_text(f"{before}/* changed */\n")
+    resampling.compiled.cache_clear()
+    assert "made.so is not of the sources beside it; run: python3 -m skipvit.native.build" in resampling.description()
+    header.write_text(before)
+    resampling.compiled.cache_clear()
+    assert isinstance(resampling.compiled(), Compiled)
+    (sources / build.SOURCES[0]).unlink()  # as in an installation without sources: there is nothing to compare
+    resampling.compiled.cache_clear()
+    assert isinstance(resampling.compiled(), Compiled)
 
 
 def test_pillow_that_does_not_show_its_pixels(forgetful: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +205,7 @@ def test_other_rounding_is_not_taken_or_noticed(
     if fused == "fast":
         sources = [str(build.FOLDER / name) for name in build.SOURCES]
         options = ["-O3", "-mfma", "-ffp-contract=fast", "-fPIC", "-shared", "-o", str(target)]
+        options.append(f'-DSKIPVIT_SOURCES="{build.fingerprint()}"')
         subprocess.run([*shlex.split(compiler), *options, *sources, "-lm"], check=True)
     resampling.compiled.cache_clear()
     monkeypatch.setattr(resampling, "LIBRARY", target)
