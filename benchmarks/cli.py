@@ -7,7 +7,7 @@
     skipvit-bench clips --jobs 2
     skipvit-bench curve runs/photos_skipat_long
     skipvit-bench server --rounds 3 --seconds 4
-    skipvit-bench peers --rounds 3 --seconds 6
+    skipvit-bench peers --rounds 8 --seconds 1.2
     skipvit-bench ladder --seconds 30 --p99-ms 300
     skipvit-bench hot-swap --seconds 60
     skipvit-bench pareto --seeds 0 1 2 --jobs 2 --scratch /tmp/pareto

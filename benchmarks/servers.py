@@ -180,13 +180,17 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, seconds: float, log
     raise RuntimeError(f"{process.args!r} was not ready within {seconds:.0f} s")
 
 
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and all that it started, parents before children."""
+    first = psutil.Process(pid)
+    return [first, *first.children(recursive=True)]
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and its children."""
-    tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return sum(p.cpu_times().user + p.cpu_times().system for p in tree)
+    return sum(p.cpu_times().user + p.cpu_times().system for p in tree(pid))
 
 
 def rss_mb(pid: int) -> float:
     """Resident memory of a process and its children, in megabytes."""
-    tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return sum(p.memory_info().rss for p in tree) / 1e6
+    return sum(p.memory_info().rss for p in tree(pid)) / 1e6

@@ -1,23 +1,26 @@
-"""The turns of the comparison with other servers: start one, ask it, stop it, go on to the next."""
+"""The turns of the comparison with other servers: a peer and ours run together, and are asked one after the other.
+
+While one is asked the others are paused: an idle LitServe that never waits for a batch polls with most of a core, and
+an idle Ray Serve takes a tenth of one.
+"""
 
 import argparse
-import itertools
+import http.client
 import json
 import math
-import sys
+import socket
+import statistics
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
+import psutil
 from tqdm import tqdm
 
-from benchmarks.peers.comparison import BODY, FORM, PEERS
-from benchmarks.peers.environment import NoEnvironment, python_of_peers
+from benchmarks.peers.blocks import Block, Candidate, Turn, blocks
 from benchmarks.servers import (
     cpu_seconds,
     form_and_body,
@@ -27,115 +30,137 @@ from benchmarks.servers import (
     rss_mb,
     run_load,
     server,
+    tree,
     write_mini_model,
 )
-from serve.settings import available_cpus
 from skipvit.client.load import Measurement
 
 _READY_WITHIN_S = 180.0
-_WARM_UP_S = 1.5
+_WARM_UP_S = 1.0
+_PAUSE_S = 0.1
 _SAME_WITHIN = 1e-5
-_MODULES = dict(
-    zip(PEERS, ("plain_server", "peers.litserve_server", "peers.bentoml_server", "peers.ray_server"), strict=True)
-)
+_WENT_WRONG = (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, psutil.Error,
+               http.client.HTTPException)  # fmt: skip
 
 
-@dataclass
-class Candidate:
-    """A server to be measured, what it is asked, and what was found so far."""
-
-    name: str
-    command: list[str]
-    request: bytes
-    turns: dict[int, list[tuple[Measurement, float]]] = field(default_factory=dict)
-    client_cpu_ms: dict[int, list[float]] = field(default_factory=dict)
-    rss_mb: float = 0.0
-    note: str = ""
+class _GivenUp(Exception):
+    """A block ends here; the candidate at fault has the reason as its note."""
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """Rows of every server and number of clients; arguments as of benchmarks.peers.comparison."""
+    """Rows of every candidate and number of clients; arguments as of benchmarks.peers.comparison."""
     with TemporaryDirectory() as scratch:
         models = write_mini_model(Path(scratch) / "models")
         picture = photo()
-        candidates = list(_candidates(models, picture, arguments))
         expected = _likeliest_of(models, picture)
-        turns = list(_in_turns(candidates, arguments.rounds))
-        for candidate in tqdm(turns, desc="peers", unit="turn", leave=False):
-            if not candidate.note:
-                _turn(candidate, picture, expected, arguments)
-    return [row for candidate in candidates for row in _rows(candidate, arguments.clients)]
+        todo = list(blocks(models, *form_and_body(picture), arguments))
+        turns = arguments.rounds * len(arguments.clients)
+        with tqdm(total=turns * sum(len(block.candidates) for block in todo), unit="turn", leave=False) as bar:
+            for block in todo:
+                until = bar.n + turns * len(block.candidates)
+                with suppress(_GivenUp), ExitStack() as running:
+                    _start(block, running, expected, max(arguments.clients), bar)
+                    _ask_in_turns(block, arguments, bar)
+                bar.update(until - bar.n)
+    return [row for block in todo for row in _rows(block, arguments.clients)]
 
 
-def _candidates(models: Path, picture: bytes, arguments: argparse.Namespace) -> Iterator[Candidate]:
-    form, body = form_and_body(picture)
-    note = ""
-    python: Path | None = arguments.python
-    if python is None and set(arguments.only) & set(PEERS[1:]):
-        try:
-            python = python_of_peers()
-        except NoEnvironment as error:
-            note = f"its environment could not be made: {error}"
-    for name in (name for name in PEERS if name in arguments.only):
-        interpreter = sys.executable if name == PEERS[0] else str(python)
-        for workers in sorted({1, available_cpus()}):
-            command = [interpreter, "-m", f"benchmarks.{_MODULES[name]}", str(models), "PORT", str(workers)]
-            label = f"{name}, {workers} worker{'s' if workers > 1 else ''}"
-            yield Candidate(label, command, form, note="" if name == PEERS[0] else note)
-    if "skipvit" in arguments.only:
-        ours = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
-        yield Candidate(FORM, ours, form)
-        yield Candidate(BODY, ours, body)
-        # What the server alone brings: its pictures are then resized as the peers' are.
-        by_pillow = ["env", "SKIPVIT_RESAMPLING=pillow", *ours]
-        yield Candidate(f"{FORM}, resized by Pillow", by_pillow, form)
-        yield Candidate(f"{BODY}, resized by Pillow", by_pillow, body)
-        if (cpus := available_cpus()) > 1:
-            fronts = [*ours, "--fronts", str(cpus)]
-            yield Candidate(f"{FORM}, {cpus} fronts", fronts, form)
-            yield Candidate(f"{BODY}, {cpus} fronts", fronts, body)
-
-
-def _in_turns(candidates: list[Candidate], rounds: int) -> Iterator[Candidate]:
-    for number in range(rounds):
-        first = number % len(candidates)
-        yield from itertools.chain(candidates[first:], candidates[:first])
-
-
-def _turn(candidate: Candidate, picture: bytes, expected: float, arguments: argparse.Namespace) -> None:
-    """One turn of a server, from its start to its end; what goes wrong becomes its note."""
-    [port] = free_ports(1)
-    command = [str(port) if word == "PORT" else word for word in candidate.command]
+@contextmanager
+def _blaming(candidate: Candidate) -> Iterator[None]:
+    """What goes wrong becomes the candidate's note and ends its block."""
     try:
-        with server(command, port, _READY_WITHIN_S) as pid:
-            found = _likeliest(f"http://127.0.0.1:{port}/v1/classify", picture)
-            if not math.isclose(found, expected, abs_tol=_SAME_WITHIN):
-                raise RuntimeError(f"it answers {found} where the model says {expected}")
-            run_load(port, candidate.request, max(arguments.clients), _WARM_UP_S)
-            for clients in arguments.clients:
-                before, own = cpu_seconds(pid), time.process_time()
-                load = run_load(port, candidate.request, clients, arguments.seconds)
-                own = (time.process_time() - own) * 1e3 / max(1, load.outcomes.total())
-                candidate.turns.setdefault(clients, []).append((load, cpu_seconds(pid) - before))
-                candidate.client_cpu_ms.setdefault(clients, []).append(own)
-            candidate.rss_mb = max(candidate.rss_mb, rss_mb(pid))
-    except (OSError, RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        yield
+    except _WENT_WRONG as error:
         candidate.note = " ".join(str(error).split())[-300:] or type(error).__name__
+        raise _GivenUp from error
 
 
-def _rows(candidate: Candidate, clients: list[int]) -> Iterator[dict[str, object]]:
-    for count in clients:
-        found = candidate.turns.get(count, [])
-        # Without an answer there is no latency to speak of.
-        measured = found or [(Measurement(), 0.0)]
-        row = row_of(candidate.name, count, measured, candidate.rss_mb)
-        own = sorted(candidate.client_cpu_ms.get(count, [0.0]))
-        yield {
-            **row,
-            "rounds": len(found),
-            "client_cpu_ms_per_request": round(own[len(own) // 2], 2),
-            "note": candidate.note or ("" if found else "it was never started"),
-        }
+def _start(block: Block, running: ExitStack, expected: float, clients: int, bar: "tqdm[Any]") -> None:
+    """Starts all servers of a block, checks every candidate's answer, and warms it up."""
+    if block.peer.note:
+        raise _GivenUp
+    for candidate in block.candidates:
+        found = candidate.server
+        bar.set_description(f"starting {candidate.name}")
+        with _blaming(candidate):
+            if not found.pid:
+                [found.port] = free_ports(1)
+                command = [str(found.port) if word == "PORT" else word for word in found.command]
+                found.pid = running.enter_context(server(command, found.port, _READY_WITHIN_S))
+            likeliest = _likeliest(found.port, candidate.request)
+            if not math.isclose(likeliest, expected, abs_tol=_SAME_WITHIN):
+                raise RuntimeError(f"it answers {likeliest} where the model says {expected}")
+            run_load(found.port, candidate.request, clients, _WARM_UP_S)
+
+
+def _ask_in_turns(block: Block, arguments: argparse.Namespace, bar: "tqdm[Any]") -> None:
+    for round_ in range(arguments.rounds):
+        first = round_ % len(block.candidates)
+        for clients in arguments.clients:
+            for candidate in block.candidates[first:] + block.candidates[:first]:
+                bar.set_description(f"{block.peer.name}: {candidate.name}, {clients} clients")
+                with _blaming(candidate):
+                    turn = _turn(block, candidate, clients, arguments.seconds)
+                    candidate.turns.setdefault(clients, []).append(turn)
+                bar.update()
+                time.sleep(_PAUSE_S)
+    for candidate in block.candidates:
+        with _blaming(candidate):
+            candidate.server.rss_mb = rss_mb(candidate.server.pid)
+
+
+def _turn(block: Block, candidate: Candidate, clients: int, seconds: float) -> Turn:
+    asked = candidate.server
+    with _paused([each.pid for each in block.servers if each is not asked]):
+        before, own = cpu_seconds(asked.pid), time.process_time()
+        load = run_load(asked.port, candidate.request, clients, seconds)
+        own = time.process_time() - own
+        cpu = cpu_seconds(asked.pid) - before
+    if not load.latencies_s:
+        raise RuntimeError(f"of {load.outcomes.total()} requests none was answered: {dict(load.outcomes)}")
+    return Turn(load, cpu, own)
+
+
+@contextmanager
+def _paused(pids: list[int]) -> Iterator[None]:
+    """Process trees take no CPU within the block."""
+    paused: list[psutil.Process] = []
+    try:
+        for pid in pids:
+            for process in tree(pid):
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+                    paused.append(process)
+        yield
+    finally:
+        # Children first: a parent that wakes finds its children's signs of life.
+        for process in reversed(paused):
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def _rows(block: Block, clients: list[int]) -> Iterator[dict[str, object]]:
+    at_fault = next((candidate for candidate in block.candidates if candidate.note), None)
+    for candidate in block.candidates:
+        note = candidate.note or (f"not finished, because of {at_fault.name}" if at_fault else "")
+        for count in clients:
+            yield {"beside": block.peer.name, **_row(candidate, block.peer, count), "note": note}
+
+
+def _row(candidate: Candidate, peer: Candidate, clients: int) -> dict[str, object]:
+    found, theirs = (each.turns.get(clients, []) for each in (candidate, peer))
+    # Without an answer there is no latency to speak of.
+    measured = [(turn.load, turn.cpu_s) for turn in found] or [(Measurement(), 0.0)]
+    # A block that was given up can have a turn more of the one than of the other.
+    rates = [(mine.load.requests_per_s, other.load.requests_per_s) for mine, other in zip(found, theirs, strict=False)]
+    times = [mine / other for mine, other in rates if other]
+    own = [turn.client_cpu_s * 1e3 / turn.load.outcomes.total() for turn in found]
+    return {
+        **row_of(candidate.name, clients, measured, candidate.server.rss_mb),
+        "times_the_peer": round(statistics.median(times), 3) if times else "",
+        "rounds": len(found),
+        "client_cpu_ms_per_request": round(statistics.median(own), 2) if own else "",
+    }
 
 
 def _likeliest_of(models: Path, picture: bytes) -> float:
@@ -145,11 +170,15 @@ def _likeliest_of(models: Path, picture: bytes) -> float:
     return float(classifier.probabilities([classifier.decode(picture)])[0].max())
 
 
-def _likeliest(url: str, picture: bytes) -> float:
-    """The probability of the class that a server finds likeliest."""
-    form = httpx.Request("POST", url, files={"file": ("photo.jpg", picture, "image/jpeg")})
-    request = urllib.request.Request(url, form.read(), dict(form.headers))
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        said: Any = json.loads(answer.read())
+def _likeliest(port: int, request: bytes) -> float:
+    """The probability of the class that a server finds likeliest, asked with the bytes that it is measured with."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(request)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            body = answer.read()
+    if answer.status != 200:
+        raise RuntimeError(f"it answers {answer.status}: {body[:200]!r}")
+    said: Any = json.loads(body)
     results = said if isinstance(said, list) else said.get("results", [said])
     return float(results[0]["predictions"][0]["probability"])

@@ -1,7 +1,9 @@
-"""The comparison with other servers: turns, rows of those that do not start, verdicts."""
+"""The comparison with other servers: turns beside a peer, rows of those that do not start, verdicts."""
 
 import os
+import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import psutil
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.peers import comparison, environment, rounds
+from benchmarks.peers import blocks, comparison, environment, rounds
 from benchmarks.proofs import Row
 from benchmarks.rows import read_rows
-from benchmarks.servers import free_ports, server
+from benchmarks.servers import free_ports, server, tree
+from skipvit.client.load import Measurement
 from tests.serve.servers import wait_until, write_model
 
 
@@ -27,44 +30,81 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "write_mini_model", write)
 
 
-def test_servers_are_measured_in_turns(
+def test_ours_is_measured_in_turns_beside_a_peer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rounds, "available_cpus", lambda: 1)
+    monkeypatch.setattr(blocks, "available_cpus", lambda: 1)
     monkeypatch.setattr(rounds, "_WARM_UP_S", 0.1)
-    short = ["--rounds", "1", "--seconds", "0.3", "--clients", "1", "32", "--only", "plain FastAPI", "skipvit"]
+    short = ["--rounds", "1", "--seconds", "0.4", "--clients", "1", "4", "--only", "plain FastAPI"]
     assert main(["--out", str(tmp_path), "peers", *short]) == 1, "a comparison without peers proves nothing"
     found = read_rows("peers", tmp_path)
-    assert [(row["server"], row["clients"]) for row in found] == [
-        (name, clients)
-        for name in (
-            "plain FastAPI, 1 worker",
-            *(f"{way}{by}" for by in ("", ", resized by Pillow") for way in (comparison.FORM, comparison.BODY)),
-        )
-        for clients in ["1", "32"]
+    plain = "plain FastAPI, 1 worker"
+    ours = [f"{way}{by}" for by in ("", ", resized by Pillow") for way in (comparison.FORM, comparison.BODY)]
+    assert [(row["beside"], row["server"], row["clients"]) for row in found] == [
+        (plain, name, clients) for name in (plain, *ours) for clients in ["1", "4"]
     ]
     for row in found:
         assert (row["note"], row["failures"], row["rounds"]) == ("", "0", "1")
-        assert min(float(row[column]) for column in ("p50_ms", "cpu_ms_per_request", "rss_mb")) > 0
+        assert min(float(row[column]) for column in ("p50_ms", "rss_mb")) > 0
     said = capsys.readouterr().out
     assert "met     plain FastAPI took part" in said
     assert "MISSED  LitServe took part" in said
+    assert "beside it: needed <= 0.3 ms, found" in said
 
 
 def test_a_peer_that_cannot_start_is_a_row_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = str(tmp_path / "python")
     assert main(["--out", str(tmp_path), "peers", "--rounds", "1", "--only", "BentoML", "--python", nowhere]) == 1
     for row in read_rows("peers", tmp_path):
-        assert nowhere in row["note"]
-        assert (row["rounds"], row["requests_per_s"]) == ("0", "0.0")
-    assert "MISSED  BentoML took part" in capsys.readouterr().out
+        assert (row["rounds"], row["requests_per_s"], row["times_the_peer"]) == ("0", "0.0", "")
+        why = nowhere if row["server"] == row["beside"] else f"not finished, because of {row['beside']}"
+        assert why in row["note"]
+    said = capsys.readouterr().out
+    assert "MISSED  BentoML took part" in said
+    assert "found not measured" in said
 
 
 def test_a_server_that_answers_otherwise_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "_likeliest_of", lambda *_: 0.5)
-    monkeypatch.setattr(rounds, "available_cpus", lambda: 1)
+    monkeypatch.setattr(blocks, "available_cpus", lambda: 1)
     assert main(["--out", str(tmp_path), "peers", "--rounds", "1", "--only", "plain FastAPI"]) == 1
-    assert all("where the model says 0.5" in row["note"] for row in read_rows("peers", tmp_path))
+    peers, ours = [], []
+    for row in read_rows("peers", tmp_path):
+        (peers if row["server"] == row["beside"] else ours).append(row["note"])
+    assert all("where the model says 0.5" in note for note in peers)
+    assert set(ours) == {"not finished, because of plain FastAPI, 1 worker"}
+
+
+def test_what_breaks_in_a_turn_ends_its_block_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are stood in for: the peer with two workers breaks in its second round, the other peer does not."""
+    monkeypatch.setattr(blocks, "available_cpus", lambda: 2)
+    monkeypatch.setattr(rounds, "_start", lambda *_: None)
+    monkeypatch.setattr(rounds, "rss_mb", lambda _: 1.0)
+    monkeypatch.setattr(rounds, "_PAUSE_S", 0.0)
+    asked: list[str] = []
+
+    def turn(block: blocks.Block, candidate: blocks.Candidate, *_: object) -> blocks.Turn:
+        asked.append(candidate.name)
+        if asked.count("LitServe, 2 workers") == 2:
+            raise OSError("the connection broke")
+        of_ours = comparison.FORM in candidate.name
+        # The machine is three times as fast in the second round; ours does 1.5 times as much as the peer in both.
+        answered = (1 + 2 * (asked.count(candidate.name) > 1)) * (150 if of_ours else 100)
+        load = Measurement([0.01] * answered, Counter({"200": answered}), answered, 1.0)
+        return blocks.Turn(load, 1.0, 0.1)
+
+    monkeypatch.setattr(rounds, "_turn", turn)
+    python = ["--python", str(tmp_path)]
+    assert (
+        main(["--out", str(tmp_path), "peers", "--rounds", "2", "--clients", "1", "--only", "LitServe", *python]) == 1
+    )
+    one, form, body, *gone = read_rows("peers", tmp_path)
+    assert [row["times_the_peer"] for row in (one, form, body)] == ["1.0", "1.5", "1.0"]
+    assert [row["note"] for row in gone] == [
+        "the connection broke", *["not finished, because of LitServe, 2 workers"] * 2
+    ]  # fmt: skip
+    in_turns = ["LitServe, 1 worker", comparison.FORM, comparison.BODY]
+    assert asked[:6] == [*in_turns, *in_turns[1:], in_turns[0]], "the order moves on by one"
 
 
 def test_workers_that_outlive_their_server_are_ended(tmp_path: Path) -> None:
@@ -90,39 +130,74 @@ def test_workers_that_outlive_their_server_are_ended(tmp_path: Path) -> None:
     wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
 
 
-def table(**changes: float) -> Iterator[Row]:
-    """A run in which every number is met just so; ``changes`` are of our row with 32 clients, as a form."""
-    for name in comparison.PEERS:
-        for workers, rate in (("1 worker", 100.0), ("2 workers", 90.0)):
-            yield row(f"{name}, {workers}", 1, p50_ms=3.0)
-            yield row(f"{name}, {workers}", 32, requests_per_s=rate)
-    for name, rate in ((comparison.FORM, 140.0), (comparison.BODY, 180.0)):
-        yield row(name, 1, p50_ms=3.3)
-        mine = {"requests_per_s": rate, "p99_ms": 70.0, **(changes if name == comparison.FORM else {})}
-        yield row(name, 32, **mine)
+def test_the_others_are_paused_with_their_children_and_go_on_afterwards() -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        try:
+            wait_until(lambda: len(tree(parent.pid)) == 2, 30)
+            both = tree(parent.pid)
+            with rounds._paused([parent.pid]):
+                wait_until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in both), 30)
+            wait_until(lambda: not any(process.status() == psutil.STATUS_STOPPED for process in both), 30)
+        finally:
+            for process in tree(parent.pid):
+                process.kill()
 
 
-def row(server: str, clients: int, **values: float) -> Row:
-    usual = {"p50_ms": 10.0, "p99_ms": 100.0, "requests_per_s": 100.0, "cpu_ms_per_request": 4.0, "failures": 0}
-    return {"server": server, "clients": clients, **usual, **values, "note": ""}
+def table(beside: str, **changes: float) -> Iterator[Row]:
+    """A run in which every number is met just so beside every peer; ``changes`` are of our form beside one of them."""
+    for peer in (f"{name}, {workers}" for name in comparison.PEERS for workers in ("1 worker", "2 workers")):
+        yield row(peer, peer, 1, p50_ms=3.0)
+        yield row(peer, peer, 32)
+        for name, times in ((comparison.FORM, 1.4), (comparison.BODY, 1.8)):
+            yield row(peer, name, 1, p50_ms=3.25)
+            changed = changes if (peer, name) == (beside, comparison.FORM) else {}
+            yield row(peer, name, 32, **{"times_the_peer": times, "p99_ms": 70.0, **changed})
+
+
+def row(beside: str, server: str, clients: int, **values: float) -> Row:
+    usual = {"p50_ms": 10.0, "p99_ms": 100.0, "times_the_peer": 1.0, "cpu_ms_per_request": 4.0, "failures": 0}
+    return {"beside": beside, "server": server, "clients": clients, **usual, **values, "note": ""}
 
 
 @pytest.mark.parametrize(
     ("changes", "missed"),
     [
         ({}, []),
-        ({"requests_per_s": 139.0}, ["requests/s"]),
+        ({"times_the_peer": 1.39}, ["requests/s"]),
         ({"p99_ms": 71.0}, ["p99"]),
         ({"cpu_ms_per_request": 4.1}, ["CPU"]),
         ({"failures": 1}, ["requests that failed"]),
     ],
 )
-def test_verdicts(changes: dict[str, float], missed: list[str]) -> None:
-    verdicts = list(comparison.verdicts(list(table(**changes))))
+def test_the_worst_of_the_comparisons_is_judged(changes: dict[str, float], missed: list[str]) -> None:
+    verdicts = list(comparison.verdicts(list(table("BentoML, 2 workers", **changes))))
     assert len(verdicts) == 4 + 5 + 1
-    found = [verdict.what for verdict in verdicts if not verdict.met]
+    found = [verdict for verdict in verdicts if not verdict.met]
     assert len(found) == len(missed)
-    assert all(what.startswith(start) for what, start in zip(found, missed, strict=True))
+    for verdict, start in zip(found, missed, strict=True):
+        assert verdict.what.startswith(start)
+        assert "failures" in changes or "(BentoML, 2 workers)" in verdict.found
+
+
+def test_one_client_is_compared_with_plain_fastapi_of_one_worker() -> None:
+    for beside, met in (("plain FastAPI, 1 worker", False), ("LitServe, 1 worker", True)):
+        rows = [
+            {**row, "p50_ms": 3.4}
+            if (row["beside"], row["server"], row["clients"]) == (beside, comparison.FORM, 1)
+            else row
+            for row in table("")
+        ]
+        [verdict] = [verdict for verdict in comparison.verdicts(rows) if verdict.what.startswith("p50")]
+        assert verdict.met is met
+
+
+def test_what_was_not_measured_is_not_met() -> None:
+    silent = [{**row, "note": "it did not start"} if row["server"] == comparison.FORM else row for row in table("")]
+    verdicts = list(comparison.verdicts(silent))
+    assert [verdict.found for verdict in verdicts if not verdict.met] == ["not measured"] * 4
+    broken = [{**row, "note": "broken"} if row["server"] == "Ray Serve, 2 workers" else row for row in table("")]
+    assert [verdict.what for verdict in comparison.verdicts(broken) if not verdict.met] == ["Ray Serve took part"]
 
 
 def test_the_peers_environment_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

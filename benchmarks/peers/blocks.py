@@ -1,0 +1,100 @@
+"""What the comparison with other servers runs together: a peer, and ours beside it."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.peers.comparison import BODY, FORM, PEERS
+from benchmarks.peers.environment import NoEnvironment, python_of_peers
+from serve.settings import available_cpus
+from skipvit.client.load import Measurement
+
+_MODULES = dict(
+    zip(PEERS, ("plain_server", "peers.litserve_server", "peers.bentoml_server", "peers.ray_server"), strict=True)
+)
+
+
+@dataclass(eq=False, slots=True)
+class Server:
+    """A process tree, and the command that starts it, which has PORT where its port belongs."""
+
+    command: list[str]
+    pid: int = 0
+    port: int = 0
+    rss_mb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the load saw, CPU seconds of the server's process tree, and CPU seconds of the load itself."""
+
+    load: Measurement
+    cpu_s: float
+    client_cpu_s: float
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A server and a way of asking it; turns by number of clients, one a round."""
+
+    name: str
+    server: Server
+    request: bytes
+    turns: dict[int, list[Turn]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Block:
+    """A peer, which comes first, and ours beside it."""
+
+    candidates: list[Candidate]
+
+    @property
+    def peer(self) -> Candidate:
+        """The one that others are compared with."""
+        return self.candidates[0]
+
+    @property
+    def servers(self) -> list[Server]:
+        """Each once, however many ways of asking it there are."""
+        return list(dict.fromkeys(candidate.server for candidate in self.candidates))
+
+
+def blocks(models: Path, form: bytes, body: bytes, arguments: argparse.Namespace) -> Iterator[Block]:
+    """A block for each peer with one worker, and with one per CPU; ``arguments`` as of benchmarks.peers.comparison."""
+    python, note = _interpreter(arguments)
+    for name in (name for name in PEERS if name in arguments.only):
+        plain = name == PEERS[0]
+        for workers in sorted({1, available_cpus()}):
+            module = f"benchmarks.{_MODULES[name]}"
+            peer = Server([sys.executable if plain else python, "-m", module, str(models), "PORT", str(workers)])
+            label = f"{name}, {workers} worker{'s' if workers > 1 else ''}"
+            ours = _ours(models, form, body, variants=plain and workers == 1)
+            yield Block([Candidate(label, peer, form, note="" if plain else note), *ours])
+
+
+def _interpreter(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The peers' interpreter, or why there is none."""
+    if arguments.python is not None or not set(arguments.only) & set(PEERS[1:]):
+        return str(arguments.python), ""
+    try:
+        return str(python_of_peers()), ""
+    except NoEnvironment as error:
+        return "", f"its environment could not be made: {error}"
+
+
+def _ours(models: Path, form: bytes, body: bytes, *, variants: bool) -> Iterator[Candidate]:
+    """Ours as it is, then what the server alone brings, with pictures resized as the peers' are, and fronts."""
+    command = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
+    settings = {"": command}
+    if variants:
+        settings[", resized by Pillow"] = ["env", "SKIPVIT_RESAMPLING=pillow", *command]
+    if variants and (cpus := available_cpus()) > 1:
+        settings[f", {cpus} fronts"] = [*command, "--fronts", str(cpus)]
+    for setting, words in settings.items():
+        ours = Server(words)
+        yield Candidate(f"{FORM}{setting}", ours, form)
+        yield Candidate(f"{BODY}{setting}", ours, body)
