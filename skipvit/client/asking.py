@@ -5,6 +5,7 @@ All of it is callbacks of the event loop: a task and a timer for each request wo
 
 import asyncio
 import functools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class _Asked:
     exchange: Exchange
 
 
-class Asking:
+class Asking(ABC):
     """Requests that are not answered yet."""
 
     def __init__(self, timeout_s: float, count: Count) -> None:
@@ -67,12 +68,13 @@ class Asking:
         finally:
             self._close()
 
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Called when the first requests are to be sent."""
 
+    @abstractmethod
     def _ended(self, exchange: Exchange, *, answered: bool) -> None:
         """Called when a request is over; without an answer its exchange was closed."""
-        raise NotImplementedError
 
     def _close(self) -> None:
         if self._next_timeout is not None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipvit.client.asking import Done
+from skipvit.client.asking import Asking, Done
 from skipvit.client.http_exchange import HttpExchange, _Connection, request_bytes
 from skipvit.client.load import Measurement, Plan, closed_loop, open_loop, percentiles, poisson_arrivals
 from tests.skipvit.scripted_server import answer, scripted
@@ -152,6 +152,12 @@ def test_a_mistake_of_the_exchange_is_not_counted_but_raised() -> None:
 
     with pytest.raises(RuntimeError, match="a mistake"):
         run_at_once(open_loop(lambda: Wrong(Machine(1.0)), [b"x"], [0.0, 1.0], Plan(2.0)))
+
+
+def test_a_way_of_asking_without_its_parts_is_found_before_it_asks() -> None:
+    halfway = type("Halfway", (Asking,), {"_start": lambda _: None})
+    with pytest.raises(TypeError, match=r"abstract method.*_ended"):
+        halfway(1.0, lambda *_: None)
 
 
 def test_cancelling_gives_what_was_measured() -> None:
