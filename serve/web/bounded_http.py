@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serve.web.idle import IdleConnections
+from serve.web.joined_writes import JoinedWrites
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_PIPELINED = 16
@@ -50,6 +51,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]  # it has all that is used here
         self._start_timer()
         self._rest()
 
