@@ -20,7 +20,7 @@ from serve.monitoring.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.settings import Settings
 from serve.ticket import Ticket
-from serve.web.asgi import ClientGone, send_json, unless_gone
+from serve.web.asgi import ClientGone, send_json
 from serve.web.doorway import NOTES
 from serve.web.parameters import parse_top_k
 from serve.web.uploads import Picture, Wanted
@@ -86,7 +86,7 @@ class Classify:
                     ticket.digest = partial(likeliest, top_k=top_k)
                     job = Job(ticket, picture.data, picture.name, model.preprocessing, model.batcher, place)
                     self._decoding.submit(job)
-                await unless_gone(finished, order.receive, loop)
+                await order.client.unless_gone(finished)
             except (ClientGone, asyncio.CancelledError):
                 for ticket in tickets:
                     ticket.abandon()

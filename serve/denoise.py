@@ -21,7 +21,7 @@ from serve.settings import Settings
 from serve.ticket import Where
 from serve.tiles_in_flight import Stopped
 from serve.web.accept import acceptable
-from serve.web.asgi import ClientGone, header_list, send_bytes, server_timing, unless_gone
+from serve.web.asgi import ClientGone, header_list, send_bytes, server_timing
 from serve.web.doorway import NOTES
 from serve.web.parameters import parse_quality
 from serve.web.uploads import Wanted
@@ -83,7 +83,7 @@ class Denoise:
 
         task.add_done_callback(finish)
         try:
-            await unless_gone(finished, order.receive, loop)
+            await order.client.unless_gone(finished)
         except (ClientGone, asyncio.CancelledError):
             job.stop()
             task.add_done_callback(_look_at)

@@ -14,6 +14,7 @@ from serve.settings import Settings
 from serve.urgency import PRIORITY, TIMEOUT, Deadline, Priority, parse_priority, parse_timeout
 from serve.web.asgi import Body, optional_header, send_error
 from serve.web.doorway import REQUEST_ID
+from serve.web.hang_up import Client
 
 _TIMEOUT, _PRIORITY = TIMEOUT.lower().encode(), PRIORITY.lower().encode()
 _REJECTIONS = (413, 429, 503)
@@ -24,7 +25,7 @@ class Exchange:
     """One request and the way back to its client. ``started`` is of time.perf_counter, at its first byte."""
 
     scope: Scope
-    receive: Receive
+    client: Client
     send: Send
     body: Body
     deadline: Deadline
@@ -63,7 +64,7 @@ class Exchanges:
                 await send(message)
 
             async with deadline:
-                await answer(Exchange(scope, receive, send_in_time, body, deadline, priority, started))
+                await answer(Exchange(scope, Client(scope, receive), send_in_time, body, deadline, priority, started))
         except RequestError as error:
             if error.status in _REJECTIONS:
                 self._metrics.rejected(error.code)

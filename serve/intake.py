@@ -19,6 +19,7 @@ from serve.settings import Settings
 from serve.urgency import Priority
 from serve.web.asgi import Body, header
 from serve.web.doorway import NOTES, REQUEST_ID
+from serve.web.hang_up import Client
 from serve.web.parameters import parse_name, parse_query, parse_variant
 from serve.web.uploads import Picture, Upload, Wanted, parse_upload
 from skipvit.manifest import Task
@@ -32,7 +33,7 @@ class Order:
     """A request that was read and parsed: for which model, what came, and how it can be answered."""
 
     scope: Scope
-    receive: Receive
+    client: Client
     send: Send
     body: Body
     chosen: Chosen
@@ -123,7 +124,7 @@ class Intake:
         self._metrics.stage("read", read_s, chosen.model.name)
         scope[NOTES].update(chosen.notes, images=len(upload.pictures), bytes=len(raw))
         return Order(
-            scope, exchange.receive, exchange.send, exchange.body, chosen, upload.pictures, parameters,
+            scope, exchange.client, exchange.send, exchange.body, chosen, upload.pictures, parameters,
             exchange.priority, exchange.started, read_s,
         )  # fmt: skip
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.types import Receive
 
 from serve.admission import Places
 from serve.errors import BadTensor, TooLarge, quoted
@@ -20,6 +19,7 @@ from serve.oip.rows import RowRunner
 from serve.oip.tensors import BYTES, TYPES, Array, Header, Tensor, read_binary
 from serve.ticket import Ticket
 from serve.urgency import Priority
+from serve.web.hang_up import Client
 
 _MOST_JSON_ELEMENTS = 1 << 20
 _MOST_CLASSES = 1 << 16  # each is a text
@@ -46,7 +46,7 @@ class Turn:
     """Where a request's place is counted, how its client is heard, and how urgent it is."""
 
     places: Sequence[Places]
-    receive: Receive
+    client: Client
     priority: Priority
 
 
@@ -77,7 +77,7 @@ class TensorRunner:
         wanted = wanted_outputs(model, request)
         tensors = tensor_request(model, request.inputs)
         try:
-            [ticket] = await self._rows.run(model, [tensors], turn.places, turn.receive, turn.priority)
+            [ticket] = await self._rows.run(model, [tensors], turn.places, turn.client, turn.priority)
         except BaseException:  # whatever ended the wait, nobody wants the rest of a run
             tensors.stop()
             raise

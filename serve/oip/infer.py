@@ -33,6 +33,7 @@ from serve.tasks import ServedTask
 from serve.urgency import LONGEST_S, Priority
 from serve.web.asgi import Body, ClientGone, header, header_list, send_bytes
 from serve.web.doorway import NOTES
+from serve.web.hang_up import Client
 from serve.web.parameters import parse_variant
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Infer:
         batch = _batch(request.inputs, model, self._settings.max_files)
         scope[NOTES].update(images=len(batch), bytes=len(raw))
         with self._groups.answering(chosen, len(batch)) as answering:
-            values = await self._run(model, batch, places, exchange.receive, _priority(request, exchange))
+            values = await self._run(model, batch, places, exchange.client, _priority(request, exchange))
             answering.end(answered=True)
         outputs = [(_output(model, values, output), output.binary) for output in wanted]
         return *encode_answer(model.name, model.version, request.request_id, outputs), len(batch)
@@ -142,7 +143,7 @@ class Infer:
         notes, body = exchange.scope[NOTES], exchange.body
         notes.update(bytes=body.size)
         places = (self._foreign, *self._admission.of(model.name))
-        turn = Turn(places, exchange.receive, _priority(request, exchange))
+        turn = Turn(places, exchange.client, _priority(request, exchange))
         ran = await self._tensors.run(model, request, turn, lambda size: self._take(body, size))
         self.statistics.ran_whole(model, ran.ticket, ran.rows, ran.shared)
         notes.update(images=ran.rows)
@@ -177,13 +178,13 @@ class Infer:
         model: ServedModel,
         batch: Array | Sequence[Row],
         places: Sequence[Places],
-        receive: Receive,
+        client: Client,
         priority: Priority,
     ) -> Array:
         if model.task == "denoising":
             assert isinstance(batch, np.ndarray), "a denoiser takes no encoded pictures"
-            return await self._restore.run(model, batch, receive, priority)
-        tickets = await self._rows.run(model, list(batch), places, receive, priority)
+            return await self._restore.run(model, batch, client, priority)
+        tickets = await self._rows.run(model, list(batch), places, client, priority)
         self.statistics.ran(model, tickets)
         return stacked(tickets)
 

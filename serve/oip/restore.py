@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from starlette.types import Receive
 
 from serve.admission import taken
 from serve.denoise import Denoise
@@ -18,7 +17,8 @@ from serve.restoring import Restoration, plan_for
 from serve.settings import Settings
 from serve.tiles_in_flight import Stopped
 from serve.urgency import Priority
-from serve.web.asgi import ClientGone, unless_gone
+from serve.web.asgi import ClientGone
+from serve.web.hang_up import Client
 from skipvit.transforms import Pixels
 
 
@@ -31,7 +31,7 @@ class PictureRunner:
         self._metrics = metrics
         self._statistics = statistics
 
-    async def run(self, model: ServedModel, batch: Pixels, receive: Receive, priority: Priority) -> Pixels:
+    async def run(self, model: ServedModel, batch: Pixels, client: Client, priority: Priority) -> Pixels:
         """Returns the restored pictures (n, h, w, 3) uint8 of a batch as large.
 
         Raises:
@@ -60,7 +60,7 @@ class PictureRunner:
 
         task.add_done_callback(finish)
         try:
-            await unless_gone(finished, receive, loop)
+            await client.unless_gone(finished)
         except (ClientGone, asyncio.CancelledError):
             for restoration in restorations:
                 restoration.stop()

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from starlette.types import Receive
 
 from serve.admission import Places, taken
 from serve.errors import RequestError
@@ -16,7 +15,8 @@ from serve.monitoring.metrics import Metrics
 from serve.pipeline import DecodeStage, Job
 from serve.ticket import Ticket
 from serve.urgency import Priority
-from serve.web.asgi import ClientGone, unless_gone
+from serve.web.asgi import ClientGone
+from serve.web.hang_up import Client
 from skipvit.transforms import Pixels
 
 Row = bytes | Pixels | TensorRequest
@@ -30,7 +30,7 @@ class RowRunner:
         self._metrics = metrics
 
     async def run(
-        self, model: ServedModel, rows: Sequence[Row], places: Sequence[Places], receive: Receive, priority: Priority
+        self, model: ServedModel, rows: Sequence[Row], places: Sequence[Places], client: Client, priority: Priority
     ) -> list[Ticket]:
         """Returns the tickets of all rows, each with its result.
 
@@ -59,7 +59,7 @@ class RowRunner:
             try:
                 for index, (row, ticket) in enumerate(zip(rows, tickets, strict=True)):
                     self._decoding.submit(_job(model, row, ticket, index))
-                await unless_gone(finished, receive, loop)
+                await client.unless_gone(finished)
                 _raise_first(tickets)
             except BaseException as error:
                 if isinstance(error, ClientGone | asyncio.CancelledError):

@@ -201,7 +201,7 @@ class _Job:
         self._loop.call_soon_threadsafe(self._news.put_nowait, (done, claimed))
 
     async def _until_gone(self) -> None:
-        while (await self.order.receive())["type"] != "http.disconnect":
+        while (await self.order.client.receive())["type"] != "http.disconnect":
             pass
         self._news.put_nowait(None)
 

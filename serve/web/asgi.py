@@ -11,8 +11,6 @@ from serve.errors import BodyTimeout, RequestError, TooLarge
 
 _LINGER_S = 5.0
 _PIECE_BYTES = 1 << 20
-# Most answers are ready by then; only a request that really waits pays for a task that watches its connection.
-_WATCH_AFTER_S = 0.02
 
 
 class ClientGone(Exception):
@@ -110,29 +108,6 @@ class Body:
                 while not self.complete:
                     message = await self._receive()
                     self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
-
-
-async def unless_gone(finished: "asyncio.Future[None]", receive: Receive, loop: asyncio.AbstractEventLoop) -> None:
-    """Waits for ``finished``, or raises ClientGone as soon as the client hangs up."""
-    watcher: asyncio.Task[None] | None = None
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not finished.done():
-            finished.set_exception(ClientGone())
-
-    def start_watching() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    timer = loop.call_later(_WATCH_AFTER_S, start_watching)
-    try:
-        await finished
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
 
 
 def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from serve.web.hang_up import HANG_UP, HangUp
 from serve.web.idle import IdleConnections
 from serve.web.joined_writes import JoinedWrites
 
@@ -44,6 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unfinished = 0  # bytes
         self._timer: asyncio.TimerHandle | None = None
         self._begun: RequestResponseCycle | None = None  # of those that came, the one that is being answered
+        self._hang_up: HangUp  # its client's
         self._unsent = 0  # bytes, when that was last looked at
         self._moves = 0  # signs since then that the client takes what is sent, or at least asks for more
         self._look: asyncio.TimerHandle | None = None
@@ -66,9 +68,12 @@ class BoundedHttp(HttpToolsProtocol):
         if self._begun is not None and not self._begun.response_complete:  # uvicorn tells the last of several only
             self._begun.disconnected = True
             self._begun.message_event.set()
+            self._hang_up.happen()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._begun = cycle
+        self._hang_up = HangUp(self.flow.resume_reading)
+        cycle.scope[HANG_UP] = self._hang_up  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
