@@ -39,6 +39,10 @@ _INSTRUCTIONS = ("plain C", "AVX2", "AVX-512")
 _MOST_WEIGHTS = 4_000_000
 _MOST_TIMES_AS_HIGH = 100
 _BRIEF_WEIGHTS = 10_000  # some ten nanoseconds each
+_BRIEF_PRODUCTS = 1_000_000  # thirty microseconds, with AVX-512
+# Most pictures that a server gets are of a few sizes. These are kept for 32 lengths at a time, at most 0.3 MB each.
+_KEPT_LENGTHS = 32
+_LONGEST_KEPT = 8192
 # Results and boxes for which a compiler that fuses products and sums takes other pixels than one that rounds both.
 _TIES: tuple[tuple[tuple[int, int], Box], ...] = (
     ((6, 10), (7.0, 3.0, 30.0, 16.0)),
@@ -129,6 +133,11 @@ class Compiled:
             return None
 
     def _weights(self, inputs: int, start: float, end: float, outputs: int, which: int) -> "_Weights | None":
+        make = _kept_weights if max(inputs, outputs) <= _LONGEST_KEPT else Compiled.new_weights
+        return make(self, inputs, start, end, outputs, which)
+
+    def new_weights(self, inputs: int, start: float, end: float, outputs: int, which: int) -> "_Weights | None":
+        """The weights of an axis by one of the filters; None where there are too many."""
         taps = self.brief.skipvit_taps(start, end, outputs, which)
         if taps * outputs > _MOST_WEIGHTS:
             return None
@@ -166,16 +175,16 @@ class Compiled:
     def _rows(self, address: int, pitch: int, across: "_Weights", result: Pixels, step: int) -> None:
         """Resizes as many rows as ``result`` (rows, width, step) has."""
         four = np.empty((across.window[1] - across.window[0], 16), np.uint8)
-        given = (across.spans.ctypes.data, across.values.ctypes.data, across.values.shape[1], len(across.spans))
         to = (four.ctypes.data, result.ctypes.data, result.strides[0])
-        self.library.skipvit_rows(self.instructions, address, pitch, len(result), *given, step, *to)
+        self.library.skipvit_rows(self.instructions, address, pitch, len(result), *across.given, step, *to)
 
     def _columns(self, address: int, pitch: int, down: "_Weights", result: Pixels) -> None:
         """Resizes as many columns as ``result`` (height, ...) has bytes in a row, which lie side by side."""
         width = result[0].size
-        given = (down.spans.ctypes.data, down.values.ctypes.data, down.values.shape[1], len(down.spans))
         to = (result.ctypes.data, result.strides[0])
-        self.library.skipvit_columns(self.instructions, address, pitch, width, *given, *to)
+        brief = self.instructions and result.size * down.values.shape[1] < _BRIEF_PRODUCTS
+        library = self.brief if brief else self.library
+        library.skipvit_columns(self.instructions, address, pitch, width, *down.given, *to)
 
 
 @dataclass(frozen=True)
@@ -185,10 +194,22 @@ class _Weights:
     spans: npt.NDArray[np.int32]
     values: npt.NDArray[np.int32]
 
-    @property
+    @functools.cached_property
     def window(self) -> tuple[int, int]:
         """The first input that is taken, and the one after the last."""
         return int(self.spans[0, 0]), int(self.spans[-1].sum())
+
+    @functools.cached_property
+    def given(self) -> tuple[int, int, int, int]:
+        """Where both lie, how many weights an output has, and how many outputs there are."""
+        return self.spans.ctypes.data, self.values.ctypes.data, self.values.shape[1], len(self.spans)
+
+
+@functools.lru_cache(_KEPT_LENGTHS)
+def _kept_weights(
+    library: Compiled, inputs: int, start: float, end: float, outputs: int, which: int
+) -> _Weights | None:
+    return library.new_weights(inputs, start, end, outputs, which)
 
 
 def _rows_first_since_13(picture: tuple[int, int], result: tuple[int, int]) -> bool:
