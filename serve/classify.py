@@ -117,8 +117,14 @@ def _result(model: ServedModel, picture: Picture, ticket: Ticket) -> dict[str, A
 
 
 def likeliest(probabilities: Rows, top_k: int) -> list[tuple[int, float]]:
-    """The ``top_k`` likeliest of (classes,), best first, with their probabilities; all of them if there are fewer."""
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    """The ``top_k`` likeliest of (classes,), best first, with their probabilities; all of them if there are fewer.
+
+    Of those that are equally likely the first come first.
+    """
+    likely = np.arange(len(probabilities))
+    if top_k < len(probabilities):  # sorting a thousand classes takes four times as long as finding the likely ones
+        [likely] = np.nonzero(probabilities >= np.partition(probabilities, -top_k)[-top_k])
+    best = likely[np.argsort(-probabilities[likely], kind="stable")[:top_k]]
     return list(zip(best.tolist(), probabilities[best].tolist(), strict=True))
 
 

@@ -5,8 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from serve import hidden_work
 from serve.decoding import ImageLimits, decode
 from serve.errors import BadImage, TooLarge
 from skipvit.transforms import Preprocessing
@@ -14,6 +17,7 @@ from tests.serve.servers import encoded
 
 RULE = Preprocessing(height=8, width=8, resize="squash", interpolation="box")
 LIMITS = ImageLimits()
+_FEW = bytes((0xFF, 0xDA, 0x00, 0xD9)[byte % 4] for byte in range(256))
 _SHORT, _LONG, _SLONG8 = 3, 4, 17
 
 
@@ -35,6 +39,13 @@ def test_a_jpeg_of_many_scans_is_refused(tail: bytes) -> None:
 def test_scans_that_are_only_metadata_or_follow_the_picture_do_not_count() -> None:
     data = encoded(Image.new("L", (64, 48), 128), "JPEG", comment=b"\xff\xda" * 500)
     assert decode(data + b"\xff\xda" * 500, RULE, LIMITS).shape == (8, 8, 3)
+
+
+@given(st.binary(max_size=60).map(lambda data: data.translate(_FEW)), st.integers(1, 8))
+def test_pairs_are_counted_as_bytes_counts_them(data: bytes, half_a_block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hidden_work, "_BLOCK", 2 * half_a_block)
+        assert hidden_work.count_pairs(data, b"\xff\xda") == data.count(b"\xff\xda")
 
 
 def tiff(tile: tuple[int, int], kind: int = _LONG, order: str = "<", big: bool = False) -> bytes:
