@@ -139,9 +139,10 @@ def test_a_digit_drawn_on_the_page_is_read(demo: Demo) -> None:
         page.wait_for_selector("#pad", state="visible")
         for digit, strokes in DRAWN.items():
             page.click("#clear")
-            draw(page, strokes, left=0.3, top=0.15, width=0.4)
-            page.wait_for_selector("body[data-state=done]")
-            page.wait_for_timeout(600)  # the answer to the last stroke, where the digit has several
+            for stroke in strokes:  # each is answered before the next is drawn
+                page.evaluate("() => { document.body.dataset.state = 'asked'; }")
+                draw(page, [stroke], left=0.3, top=0.15, width=0.4)
+                page.wait_for_selector("body[data-state=done]")
             read[digit] = page.locator("#bars li").first.get_attribute("data-label")
         assert page.locator("#bars li").count() == 5
         assert "curl" in page.locator("#curl").inner_text()

@@ -25,6 +25,7 @@ _FLAGS = [
     "--disable-sync",
 ]
 Strokes = Sequence[Sequence[tuple[float, float]]]
+_WITHIN_MS = 120_000  # a browser and a server on one busy core
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS, timeout=_WITHIN_MS)
         try:
             yield browser
         finally:
@@ -44,6 +45,7 @@ def chromium() -> Iterator[Any]:
 def opened(browser: Any, site: str, path: str = "/", **options: Any) -> Iterator[Any]:
     """The page, loaded; at the end nothing may have been asked of another host, nor any script have failed."""
     context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
+    context.set_default_timeout(_WITHIN_MS)
     page = context.new_page()
     foreign: list[str] = []
     errors: list[str] = []
