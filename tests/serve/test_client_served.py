@@ -1,6 +1,7 @@
 """The Python client against a real server."""
 
 import asyncio
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,15 @@ def test_a_servers_deadline_is_a_deadline_and_the_client_tells_its_own(
         engine.gate.clear()
         with pytest.raises(DeadlineExceeded, match=r"within the 0\.3 s"):
             client.classify(png(0))
+        assert len(told) == 1, "a deadline is not tried again"
         engine.gate.set()
-        assert client.classify(png(0)).best.label == "0"
-    assert len(told) == 2, "a deadline is not tried again"
+
+        def answers() -> bool:  # within the deadline, for which a busy machine may need several questions
+            with contextlib.suppress(DeadlineExceeded):
+                return client.classify(png(0)).best.label == "0"
+            return False
+
+        wait_until(answers)
     assert all(0 < seconds <= 40 for seconds in told)
 
 

@@ -113,7 +113,7 @@ def test_a_parcel_is_as_it_was_packed(rows: int, tensors: dict[str, Any]) -> Non
     for name, array in tensors.items():
         assert (came[name].dtype, came[name].shape) == (array.dtype, array.shape)
         assert came[name].tobytes() == array.tobytes() if array.dtype != object else (came[name] == array).all()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what other tests left behind may be closed meanwhile
 
 
 class Batched:

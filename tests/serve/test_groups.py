@@ -183,8 +183,11 @@ def test_a_group_says_what_it_is(root: Path) -> None:
 
 @asynccontextmanager
 async def held_best(root: Path) -> AsyncIterator[tuple[httpx.AsyncClient, HeldEngine, Repository]]:
-    """A group of two whose exact variant is held at its gate, with an objective of 50 ms."""
-    groups = {"pair": GroupSettings(variants=["best", "good"], p99_ms=50, hold_s=0.25)}
+    """A group of two whose exact variant is held at its gate.
+
+    Its objective of half a second is not over between two requests that come at once, on a busy machine, too.
+    """
+    groups = {"pair": GroupSettings(variants=["best", "good"], p99_ms=500, hold_s=0.25)}
     own = Settings(decode_threads=2, engine_threads=1, groups=groups)
     entry = read_entry(root, "best")
     engine = HeldEngine(OnnxCpuEngine.from_entry(entry))
@@ -221,7 +224,7 @@ def test_requests_go_to_the_faster_variant_while_the_exact_one_is_slow(root: Pat
 
             slow = [asyncio.create_task(ask()) for _ in range(2)]
             await until(lambda: engine.entered + repository.models["best"].batcher.waiting == 2)
-            await asyncio.sleep(0.1)  # both have waited for longer than the objective
+            await asyncio.sleep(0.6)  # both have waited for longer than the objective
             assert await ask() == "good/1"
             assert (await group_of(client))["variant"] == "good"
             pinned = asyncio.create_task(ask(variant="exact"))

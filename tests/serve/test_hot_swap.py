@@ -267,13 +267,21 @@ def test_loads_of_a_server_that_is_ending_end_with_it(tmp_path: Path, monkeypatc
         opened.append(model)
         return model
 
+    end = model_control.ModelControl.close
+
+    async def read_while_it_ends(control: model_control.ModelControl) -> None:
+        ending = asyncio.create_task(end(control))
+        await until(lambda: control._work.closing)
+        may_read.set()
+        await ending
+
     monkeypatch.setattr(model_control, "load_version", held_load)
+    monkeypatch.setattr(model_control.ModelControl, "close", read_while_it_ends)
 
     async def main() -> None:
         async with served(tmp_path, EXPLICIT) as (client, _):
             loading = [asyncio.create_task(client.post(LOAD)) for _ in range(3)]
             await until(reading.is_set)
-            asyncio.get_running_loop().call_later(0.05, may_read.set)
         assert sorted([(await task).status_code for task in loading]) in ([200, 400, 400], [400, 400, 400])
         assert opened
         assert closed == opened

@@ -77,13 +77,25 @@ def test_a_body_in_small_chunks(url: str) -> None:
     assert json.loads(answer)["results"][0]["predictions"][0]["label"] == "9"
 
 
-@pytest.fixture(scope="module")
-def small(models_dir: Path) -> Iterator[str]:
-    """A server that takes bodies of 100 kB and waits for them half a second."""
+@contextlib.contextmanager
+def taking_little(models_dir: Path, body_timeout_s: float) -> Iterator[str]:
+    """A server that takes bodies of 100 kB, and waits for them so long."""
     settings = Settings(
-        decode_threads=1, engine_threads=1, max_body_bytes=100_000, body_timeout_s=0.5, access_log=False
+        decode_threads=1, engine_threads=1, max_body_bytes=100_000, body_timeout_s=body_timeout_s, access_log=False
     )
     with over_socket(Repository.open(models_dir, settings), settings) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def small(models_dir: Path) -> Iterator[str]:
+    with taking_little(models_dir, 60.0) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def hasty(models_dir: Path) -> Iterator[str]:
+    with taking_little(models_dir, 0.5) as url:
         yield url
 
 
@@ -98,11 +110,9 @@ def test_an_endless_chunked_body_is_cut_off_and_the_answer_arrives(small: str) -
 
 def test_a_large_content_length_is_refused_unread(small: str) -> None:
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9999999999\r\n\r\n"
-    started = time.monotonic()
-    status, _, body = exchange(small, head)
+    status, _, body = exchange(small, head)  # it waits for no body: none comes, and that would be a 408
     assert status == 413
     assert "9999999999 bytes" in json.loads(body)["error"]["message"]
-    assert time.monotonic() - started < 2
 
 
 def test_expect_continue_is_answered_before_the_body(small: str) -> None:
@@ -110,11 +120,11 @@ def test_expect_continue_is_answered_before_the_body(small: str) -> None:
     assert exchange(small, head)[0] == 413
 
 
-def test_a_lying_content_length(small: str) -> None:
+def test_a_lying_content_length(small: str, hasty: str) -> None:
     """Too short a body times out; one that is longer than it says is the next request, and a bad one."""
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
     body = png(255)
-    status, headers, answer = exchange(small, head % (len(body) + 50), body)
+    status, headers, answer = exchange(hasty, head % (len(body) + 50), body)
     assert (status, headers["connection"]) == (408, "close")
     assert json.loads(answer)["error"]["code"] == "body_timeout"
     status, _, _ = exchange(small, head % len(body), body + b"surplus")
@@ -122,9 +132,9 @@ def test_a_lying_content_length(small: str) -> None:
     assert exchange(small, head % len(body), body)[0] == 200
 
 
-def test_a_client_that_trickles_is_cut_off(small: str) -> None:
+def test_a_client_that_trickles_is_cut_off(hasty: str) -> None:
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n"
-    status, _, body = exchange(small, head, *[b"x"] * 4, pause_s=0.15)
+    status, _, body = exchange(hasty, head, *[b"x"] * 4, pause_s=0.15)
     assert status == 408
     assert "in 0.5 s, and not its end" in json.loads(body)["error"]["message"]
 
@@ -157,10 +167,12 @@ def test_a_client_that_leaves_while_queued_is_not_computed(models_dir: Path) -> 
         first.start()
         wait_until(lambda: engine.entered == warm_runs + 1)  # sits in the engine
         batcher = repository.models["shades"].batcher
-        for _ in range(3):  # wait in the queue, and leave
-            with contextlib.suppress(httpx.ReadTimeout):
-                httpx.post(f"{url}/v1/classify", content=png(), headers=PNG, timeout=0.3)
-        wait_until(lambda: batcher.waiting == 3)
+        body = png()
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+        for place in (1, 2, 3):
+            with socket.create_connection(address(url)) as connection:
+                connection.sendall(head + body)
+                wait_until(lambda place=place: batcher.waiting == place)  # type: ignore[misc]
         metrics = f"{url}/metrics"
         wait_until(lambda: 'skipvit_cancelled_total{where="queue"} 3.0' in httpx.get(metrics).text)
         engine.gate.set()

@@ -136,20 +136,22 @@ def test_two_batches_are_in_flight_and_a_third_waits() -> None:
     gpu = FakeGpu()
     model = classifier(largest=1)
     session, _ = start(gpu, model)
-    inside, gate, most = [0], threading.Event(), [0]
+    inside, gate, most, counting = [0], threading.Event(), [0], threading.Lock()
     compute = model.compute
 
     def slow(inputs: dict[str, npt.NDArray[np.uint8]]) -> dict[str, npt.NDArray[np.uint8]]:
-        inside[0] += 1
-        most[0] = max(most[0], inside[0])
-        gate.wait(10)
-        inside[0] -= 1
+        with counting:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        assert gate.wait(60)
+        with counting:
+            inside[0] -= 1
         return compute(inputs)
 
     model.compute = slow
     with ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(session.run, {"pixels": pictures(1, seed)}) for seed in range(3)]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while inside[0] < 2 and time.monotonic() < deadline:
             time.sleep(0.001)
         assert inside[0] == 2

@@ -1,14 +1,16 @@
 """The runner of engines on a fake GPU: what fails, what is refused, and what closing leaves."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from tests.trt_plugins.fake_gpu import FakeGpu
-from tests.trt_plugins.fake_tensorrt import classifier, denoiser, expected
+from tests.trt_plugins.fake_tensorrt import Model, classifier, denoiser, expected
 from tests.trt_plugins.sessions import Pixels, pictures, start
 from trt_plugins.session import EngineError, Session
 
@@ -45,15 +47,40 @@ def test_a_lost_gpu_is_said_once_and_for_all() -> None:
     session.close()
 
 
+@contextmanager
+def held(model: Model) -> Iterator[threading.Event]:
+    """What a model computes waits for this gate, which the block opens."""
+    gate, compute = threading.Event(), model.compute
+
+    def hold(inputs: dict[str, Pixels]) -> dict[str, Pixels]:
+        assert gate.wait(60)
+        return compute(inputs)
+
+    model.compute = hold
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+def wait_until_closing(session: Session) -> None:
+    while not session._refusal:
+        time.sleep(0.001)
+
+
 def test_closing_waits_for_what_runs_and_refuses_what_comes() -> None:
-    gpu = FakeGpu(delay_s=0.02)
-    session, _ = start(gpu, classifier(largest=2))
+    gpu, model = FakeGpu(), classifier(largest=2)
+    session, _ = start(gpu, model)
     batch = pictures(2)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool, held(model) as gate:
         running = [pool.submit(session.run, {"pixels": batch}) for _ in range(2)]
         while session._free:
             time.sleep(0.001)
-        session.close()
+        closing = pool.submit(session.close)
+        wait_until_closing(session)
+        assert not closing.done()
+        gate.set()
+        closing.result(60)
         assert gpu.leftovers == (0, 0, 0)
         for call in running:
             np.testing.assert_allclose(call.result()["probabilities"], expected(batch), rtol=1e-6)
@@ -63,8 +90,8 @@ def test_closing_waits_for_what_runs_and_refuses_what_comes() -> None:
 
 
 def test_closing_wakes_who_waits_for_a_slot() -> None:
-    gpu = FakeGpu(delay_s=0.02)
-    session, _ = start(gpu, classifier(largest=1))
+    gpu, model = FakeGpu(), classifier(largest=1)
+    session, _ = start(gpu, model)
 
     def call(_: int) -> str:
         try:
@@ -73,12 +100,15 @@ def test_closing_wakes_who_waits_for_a_slot() -> None:
             return str(error)
         return "ran"
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(9) as pool, held(model) as gate:
         calls = [pool.submit(call, index) for index in range(8)]
         while session._free:
             time.sleep(0.001)
-        session.close()
-        assert {done.result(20) for done in calls} <= {"ran", "the session is closed"}
+        closing = pool.submit(session.close)
+        wait_until_closing(session)
+        gate.set()
+        closing.result(60)
+        assert sorted(done.result(60) for done in calls) == ["ran"] * 2 + ["the session is closed"] * 6
     assert gpu.leftovers == (0, 0, 0)
 
 
