@@ -45,11 +45,11 @@ def run_and_served(steps: Sequence[str], serve: str, folder: Path) -> Iterator[s
             yield url
         finally:
             server.terminate()
-            assert server.wait(timeout=30) == 0, "SIGTERM drains and exits 0"
+            assert server.wait(timeout=120) == 0, "SIGTERM drains and exits 0"
 
 
 def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
         try:
@@ -58,4 +58,4 @@ def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
             time.sleep(0.1)
         else:
             return
-    pytest.fail(f"not ready in 60 s: {log.read_text()}")
+    pytest.fail(f"not ready in 180 s: {log.read_text()}")

@@ -33,7 +33,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="fronts need Lin
 
 @linux_only
 def test_a_drain_of_each_kind(tiny_model: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--rounds", "1", "--seconds", "0.3", "--clients", "4", "--fronts", "0", "1"]
+    short = ["--rounds", "1", "--seconds", "1", "--clients", "4", "--fronts", "0", "1"]
     assert main(["--out", str(tmp_path), "drain", *short]) == 0
     one, two = rows.read_rows("drain", tmp_path)
     assert (one["fronts"], two["fronts"]) == ("0", "1")

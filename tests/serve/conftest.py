@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from serve.engines import choice as engine_choice
 from serve.engines import tensorrt_engine
@@ -17,6 +18,9 @@ from tests.serve.fake_machine import Machine
 from tests.serve.servers import over_socket, write_model
 from tests.serve.video_denoisers import write_video_denoiser
 from trt_plugins import engine_plan
+
+# httpx gives up when nothing comes for five seconds, which a server on a busy machine may take.
+DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60.0
 
 
 @pytest.fixture(scope="session")

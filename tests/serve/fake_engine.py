@@ -29,7 +29,7 @@ class FakeEngine:
 
     def run(self, batch: Pixels) -> Rows:
         self.entered.release()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.fatal is not None:
             raise self.fatal
         if self.run_s:
@@ -70,7 +70,7 @@ class Pictures:
 
     def wait(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.done) >= count, 10), f"only {len(self.done)} of {count}"
+            assert self._changed.wait_for(lambda: len(self.done) >= count, 60), f"only {len(self.done)} of {count}"
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class HeldEngine:
 
     def run(self, batch: Pixels) -> Rows:
         self.entered += len(batch)
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         self.seen += len(batch)
         return self.engine.run(batch)
 
@@ -174,7 +174,7 @@ def held_repository(root: Path, settings: Settings) -> tuple[Repository, HeldEng
     return Repository([ServedModel(entry, engine, settings, CLASSES)]), engine
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Polls ``condition``; fails the test when it stays false."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -184,6 +184,6 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Polls ``condition`` beside whatever else the loop does; fails the test when it stays false."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)

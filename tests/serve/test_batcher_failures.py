@@ -14,7 +14,7 @@ def test_poison_fails_alone() -> None:
     engine.gate.clear()
     with running(engine) as pictures:
         pictures.put(1)
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         tickets = [pictures.put(value) for value in (2, POISON, 4)]
         engine.gate.set()
         pictures.wait(4)
@@ -86,7 +86,7 @@ def test_a_dead_engine_takes_the_batcher_out_of_service() -> None:
         engine.gate.clear()
         engine.fatal = SystemExit("killed")
         tickets = [pictures.put(1)]
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         engine.gate.set()
         pictures.wait(1)
         assert not pictures.batcher.alive

@@ -163,7 +163,7 @@ def test_bench(
     client: str, pictures: Path, tmp_path: Path, load: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "runs.csv"
-    arguments = ["bench", *load, "--seconds", "0.5", "--warmup", "0.1", "--csv", str(table)]
+    arguments = ["bench", *load, "--seconds", "1", "--warmup", "0", "--csv", str(table)]
     assert cli.main([*arguments, "--json", "--model", "shades"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["requests"] == row["outcomes"]["200"] > 0
@@ -177,7 +177,7 @@ def test_bench(
 
 
 def test_bench_of_a_server_that_refuses_fails(client: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "--seconds", "0.2", "--warmup", "0", "--model", "shadow"]) == 1
+    assert cli.main(["bench", "--seconds", "0.5", "--warmup", "0", "--model", "shadow"]) == 1
     said = capsys.readouterr().out
     assert "404: " in said
     assert "latency" not in said

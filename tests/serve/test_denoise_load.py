@@ -145,7 +145,7 @@ def test_a_classifier_answers_while_tiles_are_computed(tmp_path: Path) -> None:
             run = engine.run
 
             def stuck(batch: Pixels) -> Rows:
-                assert gate.wait(20)
+                assert gate.wait(60)
                 return run(batch)
 
             engine.run = stuck  # type: ignore[method-assign]

@@ -45,7 +45,7 @@ class Collector:
 
     def wait(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.done) == count, 20), f"{len(self.done)} of {count}"
+            assert self._changed.wait_for(lambda: len(self.done) == count, 60), f"{len(self.done)} of {count}"
 
 
 @pytest.mark.parametrize("engine_threads", [0, 1])

@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 from contextlib import suppress
 from fractions import Fraction
 
@@ -156,10 +155,8 @@ def test_a_huge_frame_is_refused_by_its_header() -> None:
 def test_an_index_of_ten_million_frames_costs_no_memory() -> None:
     data = million_frames()
     assert len(data) < 20_000
-    started = time.monotonic()
     error = error_of(data, VideoLimits(max_frames=40, memory_bytes=400 << 20))
     assert error.status in (400, 413)
-    assert time.monotonic() - started < 20
 
 
 def test_a_file_of_too_many_frames_is_left_early() -> None:

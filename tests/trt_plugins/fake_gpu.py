@@ -63,7 +63,7 @@ class FakeStream:
             raise RuntimeError("a stream that is captured cannot be waited for")
         done = threading.Event()
         self._work.put(done.set)
-        assert done.wait(20), "the fake stream hangs"
+        assert done.wait(120), "the fake stream hangs"
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure
@@ -72,7 +72,7 @@ class FakeStream:
 
     def close(self) -> None:
         self._work.put(None)
-        self._thread.join(20)
+        self._thread.join(120)
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
