@@ -161,7 +161,8 @@ def create_app(settings: Settings, repository: Repository, others: Others | None
     app.openapi = openapi_of(app, described, open_to_all)  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
-    add_middleware(app, inference, settings, metrics, tracing)
+    refusals = {ROUTES["classification"]: classify.refusal}
+    app.state.shedding = add_middleware(app, inference, refusals, settings, metrics, tracing)
     return app
 
 

@@ -42,6 +42,7 @@ class Classify:
     ) -> None:
         wanted = Wanted(("model", "variant", "top_k"), settings.max_files)
         self._intake = Intake(settings, repository, groups, admission, admission, metrics, "classification", wanted)
+        self.refusal = self._intake.refusal
         self._admission = admission
         self._decoding = decoding
         self._metrics = metrics

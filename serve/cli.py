@@ -114,7 +114,8 @@ def _serve(settings: Settings, repository: Repository, listener: socket.socket) 
     set_up_logging(settings.log_format)
     if any(model.task != "classification" for model in repository.models.values()):
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
-    server = HttpServer(create_app(settings, repository), settings, repository, lambda: _announce(settings, listener))
+    app = create_app(settings, repository)
+    server = HttpServer(app, settings, repository, lambda: _announce(settings, listener), app.state.shedding)
     server.run(sockets=[listener])
     code = 0
     if repository.failure is not None:

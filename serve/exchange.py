@@ -74,11 +74,6 @@ class Exchanges:
         finally:
             body.release()
 
-    async def refuse(self, scope: Scope, send: Send, refusal: RequestError) -> None:
-        """Turns a request away for which nothing was done yet."""
-        self._metrics.rejected(refusal.code)
-        await send_error(send, refusal, scope[REQUEST_ID], scope["path"])
-
     @property
     def ready(self) -> bool:
         """Whether the server answers."""

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admission, Places
-from serve.errors import BadField, WrongContentType, quoted
+from serve.errors import BadField, RequestError, WrongContentType, quoted
 from serve.exchange import Exchange, Exchanges
 from serve.models.groups import Chosen, Groups
 from serve.models.repository import Repository
@@ -17,7 +17,7 @@ from serve.models.served_model import ServedModel
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from serve.urgency import Priority
-from serve.web.asgi import Body, header
+from serve.web.asgi import Body, header, send_error
 from serve.web.doorway import NOTES, REQUEST_ID
 from serve.web.hang_up import Client
 from serve.web.parameters import parse_name, parse_query, parse_variant
@@ -87,9 +87,8 @@ class Intake:
 
         A full server says so before it looks at anything: what refusals take, the pictures in work must do without.
         """
-        if self._exchanges.ready and (refusal := self._places.refusal()) is not None:
-            self._groups.press(self._task)
-            await self._exchanges.refuse(scope, send, refusal)
+        if (refusal := self.refusal()) is not None:
+            await send_error(send, refusal, scope[REQUEST_ID], scope["path"])
             return
 
         async def conduct(exchange: Exchange) -> None:
@@ -104,6 +103,14 @@ class Intake:
                 await answer(order)
 
         await self._exchanges.serve(scope, receive, send, conduct)
+
+    def refusal(self) -> RequestError | None:
+        """What any request must be told now if there is no place for it, or None; it is counted as told."""
+        if not self._exchanges.ready or (refusal := self._places.refusal()) is None:
+            return None
+        self._groups.press(self._task)
+        self._metrics.rejected(refusal.code)
+        return refusal
 
     async def _order(self, exchange: Exchange) -> Order:
         scope = exchange.scope

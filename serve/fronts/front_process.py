@@ -48,7 +48,7 @@ class FrontServer(HttpServer):
         self._others = Others(control, link.groups)
         self.app = create_app(settings, self.repository, self._others)
         self.repository.forget_version = self._forget
-        super().__init__(self.app, settings, self.repository, lambda: control.send(Kind.READY))
+        super().__init__(self.app, settings, self.repository, lambda: control.send(Kind.READY), self.app.state.shedding)
 
     def _forget(self, name: str, version: str) -> None:
         self.app.state.metrics.forget(name, version)

@@ -7,14 +7,16 @@ lets one client without a key stop the server.
 
 import asyncio
 import http
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serve.web.hang_up import HANG_UP, HangUp
 from serve.web.idle import IdleConnections
 from serve.web.joined_writes import JoinedWrites
+from serve.web.shedding import Shedding
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_PIPELINED = 16
@@ -39,6 +41,8 @@ class BoundedHttp(HttpToolsProtocol):
     """In which a client must take leave where TLS asks it to."""
     idle: ClassVar[IdleConnections | None] = None
     """Of the server; none is closed for another without it."""
+    shedding: ClassVar[Shedding | None] = None
+    """Asked before the app is."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,6 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._moves = 0  # signs since then that the client takes what is sent, or at least asks for more
         self._look: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
+        self._shed = False  # whether the request whose body comes has its answer from there
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -137,7 +142,36 @@ class BoundedHttp(HttpToolsProtocol):
             raise OverflowError("too many requests wait on this connection")  # the parser ends with it
         if self.idle is not None:
             self.idle.discard(self)
-        super().on_headers_complete()
+        if self.shedding is None or not self._at_rest or not self._is_refused(self.shedding):
+            super().on_headers_complete()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether all is answered that came before, and the next answer leaves at once and ends nothing."""
+        return not (
+            self._answering
+            or self.flow.write_paused
+            or self.transport.is_closing()
+            or not self.parser.should_keep_alive()
+            or self.parser.get_http_version() != "1.1"
+            or any(name == b"connection" for name, _ in self.server_state.default_headers)  # as when it is to close
+        )
+
+    def _is_refused(self, shedding: Shedding) -> bool:
+        """Whether the request is turned away by its head; then its answer is sent."""
+        answer = shedding.answer(self.parser.get_method(), self.url, cast(Scope, self.scope))
+        if answer is None:
+            return False
+        status, headers, body = answer
+        head = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"\r\n")
+        self.transport.write(b"".join(head))
+        self.transport.write(body)  # which sends both
+        self._shed = True
+        self.on_response_complete()
+        return True
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
@@ -147,11 +181,18 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._finished()
-        super().on_body(body)
+        if not self._shed:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._finished()
-        if not self._asks_for_upgrade:
+        if self._shed:
+            self._shed = False
+            if self.timeout_keep_alive_task is None:  # what came of the body ended it
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+        elif not self._asks_for_upgrade:
             super().on_message_complete()
 
     def _watch_unsent(self) -> None:

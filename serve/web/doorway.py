@@ -29,28 +29,56 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CLIENT_CLOSED = 499  # nginx's number for a client that did not wait; logged, never sent
 
 
-class Doorway:
-    """Wraps every HTTP request on its way in and out; every answer has ``headers``.
+class Book:
+    """Where every request that is over is entered: in the metrics, and in the access log.
 
     Requests for ``quiet`` paths are logged only where they fail: balancers and dashboards ask every second.
     """
 
+    def __init__(self, metrics: Metrics, access_log: bool, quiet: Collection[str] = ()) -> None:
+        self.metrics = metrics
+        self._access_log = access_log
+        self._quiet = frozenset(quiet)
+
+    def enter(self, scope: Scope, route: str, status: int, seconds: float, notes: dict[str, Any]) -> None:
+        """Enters one; ``route`` is one of our own paths, never the client's."""
+        path = scope["path"]
+        model, outcome = notes.get("model", ""), outcome_of(status)
+        self.metrics.request(model, notes.get("version", ""), route, outcome)
+        if model:
+            self.metrics.stage("total", seconds, model)
+            if outcome == "ok":
+                self.metrics.recent.answered(seconds)
+        said = status >= 400 or path not in self._quiet
+        if said and self._access_log and logger.isEnabledFor(logging.INFO):
+            fields = {
+                "request_id": scope[REQUEST_ID],
+                "method": scope["method"],
+                "path": path[:256],
+                "status": status,
+                "ms": round(seconds * 1000, 2),
+                "client": scope["client"][0] if scope.get("client") else None,
+                **notes,
+            }
+            logger.info("request", extra={"fields": fields})
+
+
+class Doorway:
+    """Wraps every HTTP request on its way in and out; every answer has ``headers``, and every request is booked."""
+
     def __init__(
         self,
         app: ASGIApp,
-        metrics: Metrics,
+        book: Book,
         routes: Collection[str],
-        access_log: bool,
         headers: Mapping[str, str],
-        quiet: Collection[str] = (),
         tracing: Tracing | None = None,
     ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._book = book
+        self._metrics = book.metrics
         self._routes = frozenset(routes)
-        self._access_log = access_log
         self._headers = raw_headers(headers)
-        self._quiet = frozenset(quiet)
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,30 +122,9 @@ class Doorway:
             self._metrics.in_flight -= 1
             route = notes.pop("route", scope["path"])
             route = route if route in self._routes else "other"
-            self._record(scope, route, status, time.perf_counter() - started, notes)
+            self._book.enter(scope, route, status, time.perf_counter() - started, notes)
             if trace is not None:
                 trace.end(route, status, notes)
-
-    def _record(self, scope: Scope, route: str, status: int, seconds: float, notes: dict[str, Any]) -> None:
-        path = scope["path"]
-        model, outcome = notes.get("model", ""), outcome_of(status)
-        self._metrics.request(model, notes.get("version", ""), route, outcome)
-        if model:
-            self._metrics.stage("total", seconds, model)
-            if outcome == "ok":
-                self._metrics.recent.answered(seconds)
-        said = status >= 400 or path not in self._quiet
-        if said and self._access_log and logger.isEnabledFor(logging.INFO):
-            fields = {
-                "request_id": scope[REQUEST_ID],
-                "method": scope["method"],
-                "path": path[:256],
-                "status": status,
-                "ms": round(seconds * 1000, 2),
-                "client": scope["client"][0] if scope.get("client") else None,
-                **notes,
-            }
-            logger.info("request", extra={"fields": fields})
 
 
 def request_id_of(scope: Scope) -> str:

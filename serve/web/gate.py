@@ -38,14 +38,15 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._check(scope)
+                self.check(scope)
             except RequestError as error:
                 self._metrics.rejected(error.code)
                 await send_error(send, error, scope[REQUEST_ID], scope["path"])
                 return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    def check(self, scope: Scope) -> None:
+        """Raises Unauthorized or Forbidden unless the request of ``scope`` may come in."""
         path = route_path(scope)
         if scope["method"] not in _SAFE and _is_foreign(scope, path):
             self._check_origin(header(scope, b"origin"))

@@ -20,6 +20,7 @@ from serve.models.repository import Repository
 from serve.monitoring.logs import flush_log
 from serve.settings import Settings
 from serve.web.idle import IdleConnections, most_idle
+from serve.web.shedding import Shedding
 from serve.web.tls import Tls, tls_of
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,19 @@ _AT_ONCE_S = 3.0
 class HttpServer(uvicorn.Server):
     """Uvicorn with a drain: SIGTERM first takes the server out of rotation, and ends in exit code 0.
 
-    ``announce`` is called once, when the models are warm.
+    ``announce`` is called once, when the models are warm; ``shedding`` refuses what needs not come as far as the app.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, repository: Repository, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        repository: Repository,
+        announce: Callable[[], None],
+        shedding: Shedding | None = None,
+    ) -> None:
         self._tls = tls_of(settings)
-        super().__init__(_config_of(app, settings, self._tls))
+        super().__init__(_config_of(app, settings, self._tls, shedding))
         self._settings = settings
         self._repository = repository
         self._announce = announce
@@ -140,10 +148,10 @@ def url_of(host: str, port: int, *, tls: bool = False) -> str:
     return f"{'https' if tls else 'http'}://{shown}:{port}/"
 
 
-def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Config:
+def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None, shed: Shedding | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(settings),
+        http=_protocol(settings, shed),
         ws="none",
         access_log=False,  # the app writes its own, with the request id
         log_config=None,
@@ -155,12 +163,13 @@ def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None) -> uvicorn.Con
     )
 
 
-def _protocol(settings: Settings) -> "type[asyncio.Protocol] | Literal['h11']":
+def _protocol(settings: Settings, shed: Shedding | None) -> "type[asyncio.Protocol] | Literal['h11']":
     if sys.platform == "win32":
         return "h11"  # slower, and bounded by itself; httptools is not for Windows
     from serve.web.bounded_http import BoundedHttp
 
     class OfThisServer(BoundedHttp):
         idle = IdleConnections(most_idle(settings.max_idle_connections))
+        shedding = shed
 
     return OfThisServer

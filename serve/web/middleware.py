@@ -16,9 +16,10 @@ from serve.monitoring.tracing import Tracing
 from serve.pages import page_routes
 from serve.settings import Settings
 from serve.web.api_keys import ApiKeys
-from serve.web.doorway import Doorway
+from serve.web.doorway import Book, Doorway
 from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
 from serve.web.hot_routes import HotRoutes
+from serve.web.shedding import Refusal, Shedding
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")
 # Headers of answers that scripts may read; browsers hide all others from pages of another origin.
@@ -36,27 +37,28 @@ _READABLE = (
 
 
 def add_middleware(
-    app: FastAPI, hot: Mapping[str, ASGIApp], settings: Settings, metrics: Metrics, tracing: Tracing | None
-) -> None:
+    app: FastAPI,
+    hot: Mapping[str, ASGIApp],
+    refusals: Mapping[str, Refusal],
+    settings: Settings,
+    metrics: Metrics,
+    tracing: Tracing | None,
+) -> Shedding | None:
     """Wraps the app in all of it, now that its routes are complete; ``hot`` are some of them by path.
+
+    Returns what sheds requests that have their ``refusals``; None with tracing, which is to see every request.
 
     Raises:
         BadKeys: the settings name a file of API keys that cannot be used.
     """
     keys = ApiKeys(settings.api_keys) if settings.api_keys else None
     app.add_middleware(HotRoutes, routes=hot)
-    app.add_middleware(Gate, keys=keys, metrics=metrics, public=public_paths(settings), origins=settings.cors_origins)
+    public = public_paths(settings)
+    app.add_middleware(Gate, keys=keys, metrics=metrics, public=public, origins=settings.cors_origins)
     routes = [route.path for route in app.routes if isinstance(route, Route)]
     headers = security_headers(settings)
-    app.add_middleware(
-        Doorway,
-        metrics=metrics,
-        routes=routes,
-        access_log=settings.access_log,
-        headers=headers,
-        quiet={*PROBES, METRICS, STATUS},
-        tracing=tracing,
-    )
+    book = Book(metrics, settings.access_log, {*PROBES, METRICS, STATUS})
+    app.add_middleware(Doorway, book=book, routes=routes, headers=headers, tracing=tracing)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -65,6 +67,9 @@ def add_middleware(
             allow_headers=["*"],  # no cookies are allowed, so a header does nothing that its sender could not do
             expose_headers=_READABLE,
         )
+    if tracing is not None:
+        return None
+    return Shedding(refusals, Gate(app, keys, metrics, public, settings.cors_origins), book, headers)
 
 
 def public_paths(settings: Settings) -> set[str]:
