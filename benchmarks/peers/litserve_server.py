@@ -42,8 +42,9 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    # No time to wait for more: what is queued when a worker comes back is its batch.
-    api = Api(Path(sys.argv[1]), max_batch_size=MAX_BATCH, batch_timeout=0.0, api_path="/v1/classify")
+    # The shortest wait for more, in seconds. With none, workers ask for requests without a pause while there are none,
+    # and take the front process's CPU: a third to a half fewer requests/s on two busy cores.
+    api = Api(Path(sys.argv[1]), max_batch_size=MAX_BATCH, batch_timeout=0.001, api_path="/v1/classify")
     server = litserve.LitServer(
         api, accelerator="cpu", workers_per_device=int(sys.argv[3]), healthcheck_path="/readyz", timeout=60
     )

@@ -1,7 +1,6 @@
 """The turns of the comparison with other servers: a peer and ours run together, and are asked one after the other.
 
-While one is asked the others are paused: an idle LitServe that never waits for a batch polls with most of a core, and
-an idle Ray Serve takes a tenth of one.
+While one is asked the others are paused: idle, a worker of LitServe takes a seventh of a core, and Ray Serve a twelfth.
 """
 
 import argparse
