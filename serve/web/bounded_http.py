@@ -7,6 +7,7 @@ lets one client without a key stop the server.
 
 import asyncio
 import http
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import httptools
@@ -43,6 +44,8 @@ class BoundedHttp(HttpToolsProtocol):
     """Of the server; none is closed for another without it."""
     shedding: ClassVar[Shedding | None] = None
     """Asked before the app is."""
+    on_made: Callable[[], object] | None = None
+    """Called when the connection is made, of TLS after the handshake."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,6 +60,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._shed = False  # whether the request whose body comes has its answer from there
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        if self.on_made is not None:
+            self.on_made()
+            self.on_made = None
         super().connection_made(transport)
         self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]  # it has all that is used here
         self._start_timer()

@@ -1,6 +1,5 @@
 """Uvicorn as this program runs it: with a drain, and an exit code that says how it went."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -10,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from types import FrameType
-from typing import Literal
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -151,7 +151,7 @@ def url_of(host: str, port: int, *, tls: bool = False) -> str:
 def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None, shed: Shedding | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(settings, shed),
+        http=_protocol(settings, tls, shed),
         ws="none",
         access_log=False,  # the app writes its own, with the request id
         log_config=None,
@@ -159,17 +159,19 @@ def _config_of(app: ASGIApp, settings: Settings, tls: Tls | None, shed: Shedding
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         backlog=BACKLOG,
-        ssl_context_factory=(lambda _config, _default: tls.context) if tls else None,
+        ssl_context_factory=(lambda _config, _default: tls.context) if tls and sys.platform == "win32" else None,
     )
 
 
-def _protocol(settings: Settings, shed: Shedding | None) -> "type[asyncio.Protocol] | Literal['h11']":
+def _protocol(settings: Settings, tls: Tls | None, shed: Shedding | None) -> Any:
+    """What uvicorn makes a connection's protocol by; with ``tls`` it sees to that too, but on Windows."""
     if sys.platform == "win32":
         return "h11"  # slower, and bounded by itself; httptools is not for Windows
     from serve.web.bounded_http import BoundedHttp
+    from serve.web.tls_door import TlsDoor
 
     class OfThisServer(BoundedHttp):
         idle = IdleConnections(most_idle(settings.max_idle_connections))
         shedding = shed
 
-    return OfThisServer
+    return OfThisServer if tls is None else partial(TlsDoor, OfThisServer, tls.context)
