@@ -19,32 +19,35 @@ from serve.settings import Settings
 
 _FORGET_S = 10.0  # the throughput estimate follows the last ten busy seconds
 _LONGEST_RETRY_S = 60
+_FRESH_S = 0.1
 
 
 class Throughput:
     """Seconds a picture takes at the pace of the last ten seconds in which there was work."""
 
-    __slots__ = ("_busy_s", "_done")
+    __slots__ = ("_busy_s", "_done", "seconds_each")
 
     def __init__(self) -> None:
         # Decaying sums over time with something in flight: idle time says nothing about how fast this server is.
         self._busy_s = 0.0
         self._done = 0.0
-
-    @property
-    def seconds_each(self) -> float:
-        """0 where nothing was measured yet."""
-        return self._busy_s / self._done if self._done else 0.0
+        self.seconds_each = 0.0  # where nothing was measured yet
 
     def pass_time(self, seconds: float) -> None:
         """Adds time with work."""
         keep = math.exp(-seconds / _FORGET_S)
         self._busy_s = self._busy_s * keep + seconds
         self._done *= keep
+        self._divide()
 
     def add(self, done: int) -> None:
         """Adds what was finished."""
         self._done += done
+        self._divide()
+
+    def _divide(self) -> None:
+        if self._done:
+            self.seconds_each = self._busy_s / self._done
 
 
 class Places:
@@ -133,7 +136,8 @@ class Places:
 
     def retry_after_s(self) -> int:
         """Seconds until what is in flight now will be done, at the measured throughput."""
-        self._pass_time()
+        if self._clock() - self._since > _FRESH_S:  # refusals come by the hundred in a second
+            self._pass_time()
         if not self._throughput.seconds_each:
             return 1  # nothing measured yet
         return max(1, math.ceil(min(_LONGEST_RETRY_S, self.in_flight * self._throughput.seconds_each)))

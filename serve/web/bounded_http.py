@@ -8,10 +8,9 @@ lets one client without a key stop the server.
 import asyncio
 import http
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serve.web.hang_up import HANG_UP, HangUp
@@ -165,16 +164,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _is_refused(self, shedding: Shedding) -> bool:
         """Whether the request is turned away by its head; then its answer is sent."""
-        answer = shedding.answer(self.parser.get_method(), self.url, cast(Scope, self.scope))
+        answer = shedding.answer(self.parser.get_method(), self.url, self.scope)  # type: ignore[arg-type]  # a dict
         if answer is None:
             return False
         status, headers, body = answer
         head = [STATUS_LINE[status]]
         for name, value in (*self.server_state.default_headers, *headers):
             head += (name, b": ", value, b"\r\n")
-        head.append(b"\r\n")
-        self.transport.write(b"".join(head))
-        self.transport.write(body)  # which sends both
+        head += (b"\r\n", body)
+        self.transport.write_whole(b"".join(head))  # type: ignore[attr-defined]  # of JoinedWrites
         self._shed = True
         self.on_response_complete()
         return True

@@ -45,6 +45,11 @@ class Gate:
                 return
         await self._app(scope, receive, send)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether whoever is not sent by a page may come in."""
+        return self._keys is None
+
     def check(self, scope: Scope) -> None:
         """Raises Unauthorized or Forbidden unless the request of ``scope`` may come in."""
         path = route_path(scope)

@@ -25,6 +25,11 @@ class JoinedWrites:
             self._held = data
             self._loop.call_soon(self._send)
 
+    def write_whole(self, data: bytes) -> None:
+        """Sends what is held, and ``data``, which nothing follows."""
+        self._send()
+        self._transport.write(data)
+
     def _send(self) -> None:
         if self._held is not None and not self._transport.is_closing():
             held, self._held = self._held, None

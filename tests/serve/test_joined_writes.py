@@ -44,17 +44,18 @@ class Wire(asyncio.Transport):
         return 0
 
 
-@given(st.lists(st.lists(st.binary(max_size=5), max_size=4), max_size=6))
-def test_all_is_sent_in_order_and_no_later_than_the_next_turn(turns: list[list[bytes]]) -> None:
+@given(st.lists(st.lists(st.tuples(st.binary(max_size=5), st.booleans()), max_size=4), max_size=6))
+def test_all_is_sent_in_order_and_no_later_than_the_next_turn(turns: list[list[tuple[bytes, bool]]]) -> None:
     async def play() -> None:
         wire = Wire()
         joined = JoinedWrites(wire, asyncio.get_running_loop())
         given = b""
         for pieces in turns:
-            for piece in pieces:
-                joined.write(piece)
+            for piece, whole in pieces:
+                (joined.write_whole if whole else joined.write)(piece)
                 given += piece
                 assert len(b"".join(wire.sent)) + joined.get_write_buffer_size() == len(given)
+                assert not whole or b"".join(wire.sent) == given
             await asyncio.sleep(0)
             assert b"".join(wire.sent) == given
 

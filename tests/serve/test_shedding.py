@@ -123,10 +123,11 @@ def test_what_is_shed_hears_what_the_app_says(models_dir: Path, monkeypatch: pyt
         request(b"Connection: close"),
         request(b"Expect: 100-continue"),
         request(b"Origin: http://x"),
+        request(b"Sec-Fetch-Site: none"),
         request(b"X-Forwarded-Proto: https"),
         request().replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
-    ids=["query", "last", "waiting for leave", "browser", "proxy", "HTTP/1.0"],
+    ids=["query", "last", "waiting for leave", "origin", "browser", "proxy", "HTTP/1.0"],
 )
 def test_what_is_unusual_is_left_to_the_app(models_dir: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     with full(models_dir, monkeypatch) as server, server.connect() as connection:
