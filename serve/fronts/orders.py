@@ -8,8 +8,8 @@ import orjson
 
 from serve.errors import NotReady, RequestError, internal_error
 from serve.fronts.wire import error_of, error_text
-from serve.models.control import LoadFailed
 from serve.models.index import IndexRow
+from serve.models.loading import LoadFailed
 from serve.oip.repository import Control
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Brings versions of models into service and takes them out while the server runs, and starts dead engines again.
+"""Brings versions of models into service and takes them out while the server runs.
 
 What takes time (hashes, sessions, warm-up, closing) runs in one thread of its own, one model at a time, so that
 requests keep the decode threads; a model that hangs in it keeps no other from its turn. What is served changes on the
@@ -8,10 +8,8 @@ that fails anything takes nothing's place.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from serve.engines.engine import EngineLost, EngineUnavailable
@@ -20,9 +18,10 @@ from serve.heap import return_large_blocks
 from serve.models.background import Background
 from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
 from serve.models.index import IndexRow, index_of
-from serve.models.loading import load_version
+from serve.models.loading import LoadFailed, load_version
 from serve.models.one_at_a_time import OneAtATime
-from serve.models.repository import Failure, Key, Repository
+from serve.models.repository import Failure, Repository
+from serve.models.revival import Revival
 from serve.models.served_model import ServedModel
 from serve.models.watch import Watch
 from serve.monitoring.metrics import Metrics
@@ -31,34 +30,11 @@ from skipvit.artifacts import ArtifactError
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_AFTER = 5
-"""Restarts of an engine that fail in a row, after which the server says that a new process is needed."""
 MOST_WAITING = 32
 """Loads, unloads, restarts and models to be closed at a time, after which a load is refused."""
 REMEMBERED_VERSIONS = 100
 """Versions out of service whose metrics are kept."""
-_LOOK_FOR_DEAD_S = 0.2
-_STEADY_S = 60.0  # an engine that has run for so long is no longer one that keeps dying
-_LONGEST_PAUSE_S = 30.0
 _CLOSE_AGAIN_S = 1.0
-
-
-def pause_s(failures: int) -> float:
-    """Seconds before an engine is started again that died or failed to start ``failures`` times lately."""
-    return min(_LONGEST_PAUSE_S, 0.5 * 2 ** min(failures - 1, 10)) if failures else 0.0
-
-
-@dataclass(slots=True)
-class _Health:
-    """How often an engine died or failed to start lately, and when it was last tried."""
-
-    troubles: int = 0
-    failed: int = 0  # starts, in a row
-    tried_at: float = 0.0
-
-
-class LoadFailed(Exception):
-    """A version was not taken into service; the message says why."""
 
 
 class ModelControl:
@@ -83,13 +59,12 @@ class ModelControl:
         self.unloaded: set[str] = set()  # which watching does not bring back
         self._work = Background("model-loader", LoadFailed, NotReady)
         self._one = OneAtATime(self._work)
-        self._health: dict[Key, _Health] = {}
-        self._reviving: set[Key] = set()
+        self._revival = Revival(repository, self._work, self._one, self._bring)
 
     def start(self, *, revive: bool = True) -> None:
         """Begins to look after the folder where the settings say so, and starts engines again that died."""
         if revive:
-            self._work.spawn(self._look_for_dead())
+            self._work.spawn(self._revival.look_for_dead())
         if self._settings.watch_s or self._settings.model_control == "explicit":
             return_large_blocks()  # of sessions that were closed; without it, a reload leaves up to 130 MB behind
         if self._settings.watch_s:
@@ -198,7 +173,7 @@ class ModelControl:
         replaced = self._repository.put(model)
         self._repository.failures.pop(key, None)
         self._repository.given_up.discard(key)
-        self._health.get(key, _Health()).failed = 0
+        self._revival.came_up(key)
         self._metrics.loaded(model.name, "ok")
         logger.info("model %s/%s is served%s", *key, " in place of the old one" if replaced is not None else "")
         if replaced is not None:
@@ -232,7 +207,7 @@ class ModelControl:
             if text not in self._repository.versions(name):
                 self._metrics.forget(name, text)
                 self._forget(name, text)
-                self._health.pop((name, int(text)), None)
+                self._revival.forget((name, int(text)))
 
     def _reason(self, name: str, version: int, error: BaseException) -> str:
         """Why a version was not taken; logged in full, and returned as clients may see it."""
@@ -281,36 +256,3 @@ class ModelControl:
         for model in self._repository.served:
             served.setdefault(model.name, {})[int(model.version)] = model.fingerprint
         return served
-
-    # --- engines that died ---
-
-    async def _look_for_dead(self) -> None:
-        while not await self._work.pause(_LOOK_FOR_DEAD_S):
-            if self._repository.refusal is not None:
-                continue
-            for model in self._repository.served:
-                key = (model.name, int(model.version))
-                if not model.batcher.alive and key not in self._reviving and not self._one.hangs(model.name):
-                    self._reviving.add(key)
-                    self._work.spawn(self._revive(key, model))
-
-    async def _revive(self, key: Key, dead: ServedModel) -> None:
-        health = self._health.setdefault(key, _Health())
-        if time.monotonic() - health.tried_at > _STEADY_S:
-            health.troubles = 0
-        try:
-            if await self._work.pause(pause_s(health.troubles)):
-                return
-            health.troubles += 1
-            async with self._one.turn():
-                if self._repository.versions(dead.name).get(dead.version) is not dead or self._one.hangs(dead.name):
-                    return  # it was replaced or taken out meanwhile, or is about to be
-                await self._one.in_thread(dead.name, dead.close)  # first, so that its memory is free for the next
-                await self._bring(*key)
-        except LoadFailed:
-            health.failed += 1
-            if health.failed >= GIVE_UP_AFTER:
-                self._repository.given_up.add(key)
-        finally:
-            health.tried_at = time.monotonic()
-            self._reviving.discard(key)

@@ -11,6 +11,10 @@ from serve.tasks import missing_package
 from skipvit.artifacts import ArtifactCorrupt, read_entry
 
 
+class LoadFailed(Exception):
+    """A version was not taken into service; the message says why."""
+
+
 def load_version(root: Path, name: str, version: int, settings: Settings, override: str | None = None) -> ServedModel:
     """Verifies and loads one version of a model; it is neither started nor warm.
 

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from serve.admission import Admission
 from serve.errors import BadTensor, NotFound, nearest, quoted
-from serve.models.control import LoadFailed
 from serve.models.index import IndexRow
+from serve.models.loading import LoadFailed
 from serve.models.repository import Repository
 from serve.settings import Settings
 from serve.web.asgi import Body

@@ -15,8 +15,8 @@ from serve.fronts.orders import RemoteControl, carry_out
 from serve.fronts.relay import Relay
 from serve.fronts.ring import Ring
 from serve.fronts.wire import ADOPTED, SETUP, Table, read_document
-from serve.models.control import LoadFailed
 from serve.models.index import IndexRow
+from serve.models.loading import LoadFailed
 from serve.models.repository import Failure, Repository
 from serve.models.served_model import ServedModel
 from serve.settings import Settings

@@ -12,7 +12,9 @@ from hypothesis import given, settings, strategies
 
 from serve.engines.engine import EngineLost, Rows
 from serve.models import control as model_control
-from serve.models.control import LoadFailed, ModelControl
+from serve.models import revival
+from serve.models.control import ModelControl
+from serve.models.loading import LoadFailed
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
 from serve.monitoring.metrics import Metrics
@@ -140,7 +142,7 @@ def test_any_sequence_leaves_a_consistent_table(entry: Entry, steps: list[Step])
     with (
         mock.patch.object(model_control, "load_version", world.open),
         mock.patch.object(model_control, "look_into", return_value=world.there),
-        mock.patch.object(model_control, "pause_s", return_value=0.0),
-        mock.patch.object(model_control, "_LOOK_FOR_DEAD_S", 0.002),
+        mock.patch.object(revival, "pause_s", return_value=0.0),
+        mock.patch.object(revival, "_LOOK_FOR_DEAD_S", 0.002),
     ):
         asyncio.run(play(world, steps))

@@ -11,8 +11,9 @@ import pytest
 
 from serve.engines.engine import EngineLost, EngineUnavailable, Rows
 from serve.models import control as model_control
-from serve.models.control import pause_s
+from serve.models import revival
 from serve.models.repository import Repository
+from serve.models.revival import pause_s
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from skipvit.transforms import Pixels
@@ -82,8 +83,8 @@ def test_others_answer_while_one_cannot_be_started_again(tmp_path: Path, monkeyp
 
     load = model_control.load_version
     monkeypatch.setattr(model_control, "load_version", fail)
-    monkeypatch.setattr(model_control, "_LOOK_FOR_DEAD_S", 0.01)
-    monkeypatch.setattr(model_control, "pause_s", lambda troubles: 0.0)
+    monkeypatch.setattr(revival, "_LOOK_FOR_DEAD_S", 0.01)
+    monkeypatch.setattr(revival, "pause_s", lambda troubles: 0.0)
     repository = Repository.open(tmp_path, settings)
 
     async def main() -> None:
@@ -92,7 +93,7 @@ def test_others_answer_while_one_cannot_be_started_again(tmp_path: Path, monkeyp
             assert (await classify(client)).status_code == 503
             assert repository.state == "ready", "the other one answers"
             await until(lambda: repository.state == "failed")
-            assert tried >= model_control.GIVE_UP_AFTER
+            assert tried >= revival.GIVE_UP_AFTER
             assert (await client.get("/livez")).status_code == 503
             assert (await client.get("/readyz")).status_code == 503
             assert (await classify(client, "good")).status_code == 200
@@ -108,11 +109,11 @@ def test_what_died_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(model_control, "REMEMBERED_VERSIONS", 1)
     control = model_control.ModelControl(Settings(), cast(Any, Mock(versions=lambda _name: {"4": Mock()})), Metrics())
     for version in range(1, 6):
-        control._health["shades", version] = model_control._Health(troubles=1)
+        control._revival._health["shades", version] = revival._Health(troubles=1)
         closed = Mock(version=str(version))
         closed.name = "shades"
         control._remember(closed)
-    assert sorted(control._health) == [("shades", 4), ("shades", 5)]  # one is served, and one was a moment ago
+    assert sorted(control._revival._health) == [("shades", 4), ("shades", 5)]  # one is served, and one was a moment ago
     control._work._thread.shutdown()
 
 
