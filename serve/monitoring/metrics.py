@@ -2,13 +2,11 @@
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
@@ -18,6 +16,7 @@ from prometheus_client.registry import Collector
 
 import skipvit
 from serve.batcher import BatchReport
+from serve.monitoring.families import OfChanges, OfRequests, OfRuns
 from serve.monitoring.gpu_figures import GpuState
 from serve.monitoring.recent import Recent
 from serve.ticket import Ticket, Where
@@ -26,9 +25,6 @@ Stage = Literal["read", "decode", "queue", "infer", "denoise", "encode", "total"
 Outcome = Literal["ok", "client_error", "rejected", "server_error", "deadline", "cancelled"]
 
 STAGES: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "denoise", "encode", "total")
-_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
-_TILES = (1, 4, 16, 64, 256, 1024, 4096)
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ModelState(NamedTuple):
@@ -102,66 +98,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "skipvit_requests", "Requests by outcome", ["model", "version", "route", "outcome"], registry=self.registry
-        )
-        self._stages = Histogram(
-            "skipvit_stage_seconds",
-            "Time in each stage: read and total per request, queue and infer per picture or tile, others per picture",
-            ["stage", "model"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._batch_size = Histogram(
-            "skipvit_batch_size",
-            "Pictures or tiles per run of a model",
-            ["model"],
-            buckets=_SIZES,
-            registry=self.registry,
-        )
-        self._batches = Counter(
-            "skipvit_batches",
-            "Runs of a model, by why the batch was closed: full, idle (took what was there), waited",
-            ["model", "reason"],
-            registry=self.registry,
-        )
-        self._images = Counter(
-            "skipvit_images", "Pictures or tiles that models ran on", ["model"], registry=self.registry
-        )
-        self._tiles = Histogram(
-            "skipvit_tiles", "Tiles per denoised picture", ["model"], buckets=_TILES, registry=self.registry
-        )
-        self._rejected = Counter(
-            "skipvit_rejected", "Requests turned away, by error code", ["reason"], registry=self.registry
-        )
-        self._loads = Counter(
-            "skipvit_model_loads",
-            "Versions loaded while the server runs, by outcome: ok, failed (what was served stays)",
-            ["model", "outcome"],
-            registry=self.registry,
-        )
-        self._cancelled = Counter(
-            "skipvit_cancelled",
-            "Pictures whose client went away, by the stage that they were in",
-            ["where"],
-            registry=self.registry,
-        )
-        for where in get_args(Where):
-            self._cancelled.labels(where)
+        self._requests = OfRequests(self.registry)
+        self._runs = OfRuns(self.registry)
+        self._changes = OfChanges(self.registry)
         build = Gauge("skipvit_build_info", "1; what runs here", ["version", "python"], registry=self.registry)
         build.labels(skipvit.__version__, platform.python_version()).set(1)
-        self._group_requests = Counter(
-            "skipvit_group_requests",
-            "Requests that named a group, by the variant that was taken",
-            ["group", "variant"],
-            registry=self.registry,
-        )
-        self._group_steps = Counter(
-            "skipvit_group_transitions",
-            "Steps of a group's ladder: down is to a faster variant, up to a more exact one",
-            ["group", "direction"],
-            registry=self.registry,
-        )
         self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
         self.recent = Recent()
         self.on_stage: Callable[[str, float], None] | None = None  # told of each stage too
@@ -177,7 +118,7 @@ class Metrics:
         key = ("request", model, version, route, outcome)
         count = self._children.get(key)
         if count is None:
-            count = self._children[key] = self._requests.labels(model, version, route, outcome).inc
+            count = self._children[key] = self._requests.finished.labels(model, version, route, outcome).inc
         count(1.0)
         if outcome == "rejected":
             self.recent.rejected()
@@ -189,35 +130,35 @@ class Metrics:
         key = ("stage", stage, model)
         observe = self._children.get(key)
         if observe is None:
-            observe = self._children[key] = self._stages.labels(stage, model).observe
+            observe = self._children[key] = self._requests.stages.labels(stage, model).observe
         observe(seconds)
         if self.on_stage is not None:
             self.on_stage(stage, seconds)
 
     def batch(self, model: str, report: BatchReport) -> None:
         """Counts one run of a model; called from engine threads."""
-        self._batch_size.labels(model).observe(report.size)
-        self._batches.labels(model, report.reason).inc()
-        self._images.labels(model).inc(report.size)
+        self._runs.batch_size.labels(model).observe(report.size)
+        self._runs.batches.labels(model, report.reason).inc()
+        self._runs.images.labels(model).inc(report.size)
         self.recent.batch(report.size)
 
     def tiles(self, model: str, count: int) -> None:
         """Records how many tiles a picture was cut into."""
-        self._tiles.labels(model).observe(count)
+        self._runs.tiles.labels(model).observe(count)
 
     def loaded(self, model: str, outcome: Literal["ok", "failed"]) -> None:
         """Counts a version that was loaded, or was not, while the server runs."""
-        self._loads.labels(model, outcome).inc()
+        self._changes.loads.labels(model, outcome).inc()
 
     def forget(self, model: str, version: str) -> None:
         """Drops the counts of a version's requests: versions come and go, and scrapes must not grow with them."""
         for key in [key for key in self._children if key[:3] == ("request", model, version)]:
             del self._children[key]
-            self._requests.remove(*key[1:])
+            self._requests.finished.remove(*key[1:])
 
     def cancelled(self, where: Where, pictures: int = 1) -> None:
         """Counts pictures whose client went away while they were in the stage ``where``."""
-        self._cancelled.labels(where).inc(pictures)
+        self._requests.cancelled.labels(where).inc(pictures)
 
     def gave_up(self, tickets: Iterable[Ticket]) -> None:
         """Counts those of ``tickets`` that are not done, where each of them is now."""
@@ -230,16 +171,16 @@ class Metrics:
         key = ("rejected", reason)
         count = self._children.get(key)
         if count is None:
-            count = self._children[key] = self._rejected.labels(reason).inc
+            count = self._children[key] = self._requests.rejected.labels(reason).inc
         count(1.0)
 
     def group_request(self, group: str, variant: str) -> None:
         """Counts a request that named a group."""
-        self._group_requests.labels(group, variant).inc()
+        self._changes.group_requests.labels(group, variant).inc()
 
     def group_step(self, group: str, direction: Literal["down", "up"]) -> None:
         """Counts a step of a group's ladder."""
-        self._group_steps.labels(group, direction).inc()
+        self._changes.group_steps.labels(group, direction).inc()
 
     def watch_groups(self, steps: Callable[[], Iterable[tuple[str, int]]]) -> None:
         """Adds a gauge of each group's step."""
