@@ -14,12 +14,12 @@ from typing import Literal
 from serve.batcher import Batcher, BatchReport, call_now
 from serve.engines.engine import EngineLost, EngineUnavailable
 from serve.errors import BadField, NotFound, nearest, quoted
-from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of
-from serve.models.loading import load_version
+from serve.models.folder import Fingerprint, Folder, fingerprint_of
+from serve.models.loading import load_version, load_wanted
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from serve.tasks import ROUTES
-from skipvit.artifacts import ArtifactError, ArtifactMissing, model_names, versions_of
+from skipvit.artifacts import ArtifactError
 from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
@@ -79,26 +79,7 @@ class Repository:
             ArtifactError: nothing is there, or something is wrong with it; the message names the file.
             EngineUnavailable: the engine that the settings ask for cannot run here.
         """
-        names = model_names(root)
-        if not names and versions_of(root):
-            raise ArtifactMissing(
-                f"{root} is one model, not a folder of models; give its parent, {root.resolve().parent}"
-            )
-        if not names:
-            raise ArtifactMissing(
-                f"{root} holds no model such as {root / 'NAME' / '1' / 'model.onnx'}; "
-                "make one with `make demo-models` or `skipvit-to-onnx`"
-            )
-        _check_tables(names, settings)
-        models: list[ServedModel] = []
-        try:
-            for name in names:
-                models += [load_version(root, name, version, settings) for version in _wanted(root, name, settings)]
-        except BaseException:
-            for model in models:  # they may hold a GPU's memory
-                model.close()
-            raise
-        return cls(models, root)
+        return cls(load_wanted(root, settings), root)
 
     @classmethod
     def reopen(cls, root: Path, settings: Settings, keys: Iterable[Key]) -> "Repository":
@@ -298,25 +279,3 @@ class Repository:
             self._state = "closed"
             for model in (*self.served, *self._retired):
                 model.close()
-
-
-def _check_tables(names: Sequence[str], settings: Settings) -> None:
-    """A table of the configuration for a model that is not there is a mistake in its name."""
-    for name in settings.models:
-        if name not in names:
-            said = f"there is a table for model {name!r} and no such model"
-            if settings.watch_s or settings.model_control != "none":
-                logger.warning("%s yet", said)
-            else:
-                raise ArtifactMissing(f"{said}; {nearest(name, names)}")
-
-
-def _wanted(root: Path, name: str, settings: Settings) -> list[int]:
-    present = versions_of(root / name)
-    wanted = chosen(name, present, settings)
-    if not wanted:
-        raise ArtifactMissing(
-            f"model {name!r} has versions {present}, and the settings want {settings.of(name).versions}; "
-            "copy one of those, or change versions of that model in the settings"
-        )
-    return wanted

@@ -5,16 +5,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import onnx
 import pytest
 
 from serve.engines.engine import OnnxCpuEngine
 from serve.errors import BadField, NotFound
+from serve.models import loading
 from serve.models.repository import Repository
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
-from skipvit.artifacts import LABELS, MANIFEST, ArtifactError, read_entry, sha256_of
+from skipvit.artifacts import LABELS, MANIFEST, ArtifactCorrupt, ArtifactError, read_entry, sha256_of
 from skipvit.manifest import Tiling
 from tests.serve.denoisers import denoiser, write_denoiser
 from tests.serve.servers import CLASSES, brightness_model, write_model
@@ -185,6 +187,23 @@ def test_the_latest_version_of_every_model_is_served(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no model 'c'") as caught:
         repository.get("c", "classification")
     assert "a, b" in caught.value.hint
+
+
+def test_versions_before_a_broken_one_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        write_model(tmp_path, version=version)
+    opened: list[Mock] = []
+
+    def load(_root: Path, _name: str, version: int, _settings: Settings) -> Mock:
+        if version == 2:
+            raise ArtifactCorrupt("it is broken")
+        opened.append(Mock())
+        return opened[-1]
+
+    monkeypatch.setattr(loading, "load_version", load)
+    with pytest.raises(ArtifactCorrupt):
+        Repository.open(tmp_path, Settings(models={"shades": {"versions": "all"}}))  # type: ignore[misc]
+    opened[0].close.assert_called_once_with()
 
 
 def test_a_model_without_labels_answers_with_class_numbers(tmp_path: Path) -> None:
