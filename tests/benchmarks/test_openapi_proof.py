@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
 
 from benchmarks import openapi, openapi_cases
 from benchmarks.cli import main
 from benchmarks.rows import read_rows
+from serve.app import create_app
+from serve.models.repository import Repository
 from serve.oip.infer import INFER
+from serve.settings import Settings
 
 
 def test_a_short_run_finds_nothing(tmp_path: Path) -> None:
@@ -47,6 +51,26 @@ def test_what_the_document_does_not_describe_is_counted_and_kept(
     assert "MISSED  answers with a status that is not described: needed 0" in said
     [kept] = failures.glob("*-not-as-described.txt")
     assert "curl -X POST" in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "lost"),
+    [
+        ("/v1/denoise", {"file": b"picture", "model": []}, True),
+        ("/v1/denoise", {"file": b"picture", "quality": [90]}, True),
+        ("/v1/denoise", {"file": b"picture", "unheard of": []}, True),
+        ("/v1/denoise", {"file": b"picture", "quality": [90, 91]}, False),
+        ("/v1/denoise", {"file": b"picture", "model": {}}, False),
+        ("/v1/classify", {"file": [b"picture"]}, False),
+    ],
+)
+def test_a_form_loses_the_lists_of_what_is_one_value(
+    path: str, form: dict[str, Any], lost: bool, tmp_path: Path
+) -> None:
+    document = create_app(Settings(), Repository([], tmp_path)).openapi()
+    operation = schemathesis.openapi.from_dict(document)[path]["POST"]
+    assert openapi_cases.loses_lists(operation.Case(body=form, media_type="multipart/form-data")) is lost
+    assert not openapi_cases.loses_lists(operation.Case(body=b"picture", media_type="image/png"))
 
 
 def test_each_kind_of_failure_has_its_verdict() -> None:
