@@ -45,7 +45,8 @@ STEPS = {
 SHAPE, FOLD = (2, 8, 64), 8
 
 
-@pytest.fixture(scope="module")
+# Modules and torch's ops are of a process: so are these, in whichever order it runs its tests.
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The four files in a folder that is neither in the package nor in this repository."""
     folder = tmp_path_factory.mktemp("sixth")
@@ -56,17 +57,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def torch_op(folder: Path) -> Any:
     return importlib.import_module("temporal_shift")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node(torch_op: Any) -> Any:
     return importlib.import_module("temporal_shift_node")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def op(folder: Path) -> PluginOp:
     found = importlib.import_module("temporal_shift_plugin").OP
     assert isinstance(found, PluginOp)
