@@ -104,9 +104,11 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
         self._feed(data)
-        if not self._unfinished or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        if self._unfinished > MAX_HEAD_BYTES:
+        if not self._unfinished:
+            self._keep_alive_for_a_while()
+        elif self._unfinished > MAX_HEAD_BYTES:
             self._refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the limit is {MAX_HEAD_BYTES} bytes")
         elif self._timer is None and not self._answering:  # else the time for the body counts
             self._start_timer()
@@ -148,6 +150,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.idle is not None:
             self.idle.discard(self)
         if self.shedding is None or not self._at_rest or not self._is_refused(self.shedding):
+            self._unset_keepalive_if_required()  # set by a refusal whose end came in one piece with this head
             super().on_headers_complete()
 
     @property
@@ -192,12 +195,15 @@ class BoundedHttp(HttpToolsProtocol):
         self._finished()
         if self._shed:
             self._shed = False
-            if self.timeout_keep_alive_task is None:  # what came of the body ended it
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
         elif not self._asks_for_upgrade:
             super().on_message_complete()
+
+    def _keep_alive_for_a_while(self) -> None:
+        """Lets a connection rest after what came of a body that was not waited for; it ended the time until then."""
+        if not self._answering and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _watch_unsent(self) -> None:
         if self._look is None:

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from serve.app import create_app
 from serve.settings import Settings
 from serve.web.api_keys import new_key
+from serve.web.bounded_http import BoundedHttp
 from serve.web.http_server import HttpServer, listen
 from serve.web.shedding import Answer, Shedding
 from tests.serve.servers import held_repository, png, wait_until
+from tests.serve.test_bounded_http import echo
 
 CLASSIFY = "/v1/classify"
 PICTURE = png()
@@ -180,6 +184,42 @@ def test_requests_in_one_piece_are_answered_in_their_order(models_dir: Path, mon
         assert re.findall(rb"HTTP/1.1 (\d+)", came) == [b"429", b"429", b"200", b"429"]
         assert [given for given in re.findall(rb"x-request-id: (\w+)", came) if given in ids] == ids
         assert len(server.shed) == 2
+
+
+class _AlwaysFull(BoundedHttp):
+    shedding = Mock(answer=lambda _method, url, _scope: (429, [], b"") if url == CLASSIFY.encode() else None)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "rests"),
+    [
+        ([request()], True),
+        ([request()[:-5]], True),
+        ([request()[:-5], request()[-5:-3]], True),
+        ([request()[:-5], request()[-5:]], True),
+        ([request(), request(target=b"/slow")[:30]], False),
+        ([request() + request(target=b"/slow")], False),
+        ([request()[:-5], request()[-5:] + request(target=b"/slow")], False),
+    ],
+    ids=["whole", "half", "more of it", "in two", "next begins", "next behind it", "next behind its end"],
+)
+def test_a_connection_is_kept_for_a_while_unless_something_is_asked(pieces: list[bytes], rests: bool) -> None:
+    """Else the time in which it may rest would end while the next request is answered, or never."""
+    timers: list[tuple[object, Mock]] = []
+
+    def call_later(_after_s: float, call: object) -> Mock:
+        timers.append((call, Mock()))
+        return timers[-1][1]
+
+    loop = Mock(call_later=call_later, create_task=lambda run: run.close() or Mock())
+    protocol = _AlwaysFull(uvicorn.Config(echo, lifespan="off", log_config=None), ServerState(), {}, loop)
+    transport = Mock(get_extra_info=Mock(return_value=None), is_closing=Mock(return_value=False))
+    transport.get_write_buffer_size = Mock(return_value=0)
+    protocol.connection_made(transport)
+    for piece in pieces:
+        protocol.data_received(piece)
+    end = protocol.timeout_keep_alive_handler
+    assert sum(call == end and not timer.cancel.called for call, timer in timers) == rests
 
 
 def test_a_shed_request_is_counted_and_logged(
