@@ -181,8 +181,9 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def send_400_response(self, msg: str) -> None:
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()  # it would be taken for the rest of the answer
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if begun or self._shed:
+            self.transport.close()  # it would be taken for the rest of the answer, or for that to the next request
         else:
             super().send_400_response(msg)
 
@@ -257,8 +258,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(http.HTTPStatus.REQUEST_TIMEOUT, f"the headers did not end in {self.head_within_s:g} s")
 
     def _refuse(self, status: http.HTTPStatus, why: str) -> None:
-        # Where nothing was asked nothing is answered, and in the middle of an answer it would be taken for its rest.
-        if self._unfinished and not self._answering:
+        # Where nothing was asked, or all is answered, nothing is; in the middle of an answer it would seem its rest.
+        if self._unfinished and not self._answering and not self._shed:
             body = f"{status.phrase}: {why}\n".encode()
             head = f"content-type: text/plain\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
             self.transport.write(STATUS_LINE[status] + head + body)

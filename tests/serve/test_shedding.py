@@ -186,6 +186,20 @@ def test_requests_in_one_piece_are_answered_in_their_order(models_dir: Path, mon
         assert len(server.shed) == 2
 
 
+@pytest.mark.parametrize("coding", [b"gzip", b"chunked"])
+def test_what_is_wrong_in_a_refused_body_is_no_second_answer(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, coding: bytes
+) -> None:
+    """A proxy would give it to whoever asks next over this connection."""
+    with full(models_dir, monkeypatch) as server, server.connect() as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: %b\r\n\r\n" % coding)
+        assert answered(connection).startswith(b"HTTP/1.1 429 ")
+        with suppress(ConnectionError):
+            connection.sendall(b"no size of a chunk\r\n")
+            assert connection.recv(65536) == b""
+        assert len(server.shed) == 1
+
+
 class _AlwaysFull(BoundedHttp):
     shedding = Mock(answer=lambda _method, url, _scope: (429, [], b"") if url == CLASSIFY.encode() else None)
 
