@@ -57,6 +57,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._look: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
         self._shed = False  # whether the request whose body comes has its answer from there
+        self._shed_at_once = 0  # of what came in one piece
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         if self.on_made is not None:
@@ -103,6 +104,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unfinished += len(data)
+        self._shed_at_once = 0
         self._feed(data)
         if self.transport.is_closing():
             return
@@ -155,10 +157,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     @property
     def _at_rest(self) -> bool:
-        """Whether all is answered that came before, and the next answer leaves at once and ends nothing."""
+        """Whether all before is answered, little of it just now, and an answer leaves at once and ends nothing."""
         return not (
             self._answering
             or self.flow.write_paused
+            or self._shed_at_once == MAX_PIPELINED  # thousands fit into one piece, and all others would wait for them
             or self.transport.is_closing()
             or not self.parser.should_keep_alive()
             or self.parser.get_http_version() != "1.1"
@@ -177,6 +180,7 @@ class BoundedHttp(HttpToolsProtocol):
         head += (b"\r\n", body)
         self.transport.write_whole(b"".join(head))  # type: ignore[attr-defined]  # of JoinedWrites
         self._shed = True
+        self._shed_at_once += 1
         self.on_response_complete()
         return True
 

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from serve.app import create_app
 from serve.settings import Settings
 from serve.web.api_keys import new_key
-from serve.web.bounded_http import BoundedHttp
+from serve.web.bounded_http import MAX_PIPELINED, BoundedHttp
 from serve.web.http_server import HttpServer, listen
 from serve.web.shedding import Answer, Shedding
 from tests.serve.servers import held_repository, png, wait_until
@@ -204,6 +204,16 @@ class _AlwaysFull(BoundedHttp):
     shedding = Mock(answer=lambda _method, url, _scope: (429, [], b"") if url == CLASSIFY.encode() else None)
 
 
+def connected(call_later: Callable[[float, object], Mock]) -> _AlwaysFull:
+    """Without a network; what the app is asked is never done."""
+    loop = Mock(call_later=call_later, create_task=Mock(side_effect=lambda run: run.close() or Mock()))
+    protocol = _AlwaysFull(uvicorn.Config(echo, lifespan="off", log_config=None), ServerState(), {}, loop)
+    transport = Mock(get_extra_info=Mock(return_value=None), is_closing=Mock(return_value=False))
+    transport.get_write_buffer_size = Mock(return_value=0)
+    protocol.connection_made(transport)
+    return protocol
+
+
 @pytest.mark.parametrize(
     ("pieces", "rests"),
     [
@@ -225,15 +235,22 @@ def test_a_connection_is_kept_for_a_while_unless_something_is_asked(pieces: list
         timers.append((call, Mock()))
         return timers[-1][1]
 
-    loop = Mock(call_later=call_later, create_task=lambda run: run.close() or Mock())
-    protocol = _AlwaysFull(uvicorn.Config(echo, lifespan="off", log_config=None), ServerState(), {}, loop)
-    transport = Mock(get_extra_info=Mock(return_value=None), is_closing=Mock(return_value=False))
-    transport.get_write_buffer_size = Mock(return_value=0)
-    protocol.connection_made(transport)
+    protocol = connected(call_later)
     for piece in pieces:
         protocol.data_received(piece)
     end = protocol.timeout_keep_alive_handler
     assert sum(call == end and not timer.cancel.called for call, timer in timers) == rests
+
+
+def test_one_client_has_not_all_of_the_server_by_what_it_sends_in_one_piece() -> None:
+    protocol = connected(lambda _after_s, _call: Mock())
+    for done in range(1, 4):
+        protocol.data_received(request() * MAX_PIPELINED)
+        assert protocol.server_state.total_requests == done * MAX_PIPELINED
+        protocol.loop.create_task.assert_not_called()  # type: ignore[attr-defined]  # of a Mock
+    protocol.data_received(request() * (MAX_PIPELINED + 1))
+    assert protocol.server_state.total_requests == 4 * MAX_PIPELINED
+    protocol.loop.create_task.assert_called_once()  # type: ignore[attr-defined]
 
 
 def test_a_shed_request_is_counted_and_logged(
