@@ -69,6 +69,8 @@ def add_middleware(
         )
     if tracing is not None:
         return None
+    if settings.cors_origins:  # CORSMiddleware says so of answers to those who name no origin, too
+        headers = {**headers, "Vary": "Origin"}
     return Shedding(refusals, Gate(app, keys, metrics, public, settings.cors_origins), book, headers)
 
 

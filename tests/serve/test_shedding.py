@@ -102,8 +102,11 @@ def answered(connection: socket.socket) -> bytes:
         came += piece
 
 
-def test_what_is_shed_hears_what_the_app_says(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with full(models_dir, monkeypatch) as server, server.connect() as connection:
+@pytest.mark.parametrize("origins", [(), ("http://x",), ("*",)], ids=["no other sites", "one", "all"])
+def test_what_is_shed_hears_what_the_app_says(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, origins: tuple[str, ...]
+) -> None:
+    with full(models_dir, monkeypatch, cors_origins=origins) as server, server.connect() as connection:
 
         def answer(*headers: bytes, method: bytes = b"POST") -> list[bytes]:
             connection.sendall(request(b"X-Request-ID: mine", *headers, method=method))
