@@ -46,7 +46,7 @@ def test_nothing_follows_half_a_message(pair: tuple[socket.socket, socket.socket
     assert came == (Kind.READY, b"whole", -1)
     with pytest.raises(EOFError):
         theirs.receive()
-    assert set(os.listdir("/proc/self/fd")) == before, "what came with half a message is closed"
+    assert set(os.listdir("/proc/self/fd")) <= before, "what came with half a message is closed"
 
 
 def test_both_ends_of_the_way_for_tensors_hang_up_on_who_does_not_read() -> None:
