@@ -58,8 +58,8 @@ def create_app(settings: Settings, repository: Repository, others: Others | None
     _describe(app, settings)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
-    refusals = {ROUTES["classification"]: wiring.classify.refusal}
-    app.state.shedding = add_middleware(app, inference, refusals, settings, wiring.metrics, wiring.tracing)
+    entrances = {ROUTES["classification"]: wiring.classify.intake}
+    app.state.shedding = add_middleware(app, inference, entrances, settings, wiring.metrics, wiring.tracing)
     return app
 
 

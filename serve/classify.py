@@ -41,14 +41,13 @@ class Classify:
         metrics: Metrics,
     ) -> None:
         wanted = Wanted(("model", "variant", "top_k"), settings.max_files)
-        self._intake = Intake(settings, repository, groups, admission, admission, metrics, "classification", wanted)
-        self.refusal = self._intake.refusal
+        self.intake = Intake(settings, repository, groups, admission, admission, metrics, "classification", wanted)
         self._admission = admission
         self._decoding = decoding
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._intake.serve(scope, receive, send, self._answer)
+        await self.intake.serve(scope, receive, send, self._answer)
 
     async def _answer(self, order: Order) -> None:
         model = order.model

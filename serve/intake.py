@@ -88,6 +88,7 @@ class Intake:
         A full server says so before it looks at anything: what refusals take, the pictures in work must do without.
         """
         if (refusal := self.refusal()) is not None:
+            self.turned_away(refusal)
             await send_error(send, refusal, scope[REQUEST_ID], scope["path"])
             return
 
@@ -105,12 +106,13 @@ class Intake:
         await self._exchanges.serve(scope, receive, send, conduct)
 
     def refusal(self) -> RequestError | None:
-        """What any request must be told now if there is no place for it, or None; it is counted as told."""
-        if not self._exchanges.ready or (refusal := self._places.refusal()) is None:
-            return None
+        """What any request must be told now if there is no place for it, or None."""
+        return self._places.refusal() if self._exchanges.ready else None
+
+    def turned_away(self, refusal: RequestError) -> None:
+        """Counts a request that is told so."""
         self._groups.press(self._task)
         self._metrics.rejected(refusal.code)
-        return refusal
 
     async def _order(self, exchange: Exchange) -> Order:
         scope = exchange.scope

@@ -19,7 +19,7 @@ from serve.web.api_keys import ApiKeys
 from serve.web.doorway import Book, Doorway
 from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
 from serve.web.hot_routes import HotRoutes
-from serve.web.shedding import Refusal, Shedding
+from serve.web.shedding import Entrance, Shedding
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")
 # Headers of answers that scripts may read; browsers hide all others from pages of another origin.
@@ -39,14 +39,14 @@ _READABLE = (
 def add_middleware(
     app: FastAPI,
     hot: Mapping[str, ASGIApp],
-    refusals: Mapping[str, Refusal],
+    entrances: Mapping[str, Entrance],
     settings: Settings,
     metrics: Metrics,
     tracing: Tracing | None,
 ) -> Shedding | None:
     """Wraps the app in all of it, now that its routes are complete; ``hot`` are some of them by path.
 
-    Returns what sheds requests that have their ``refusals``; None with tracing, which is to see every request.
+    Returns what sheds requests at their ``entrances``; None with tracing, which is to see every request.
 
     Raises:
         BadKeys: the settings name a file of API keys that cannot be used.
@@ -71,7 +71,7 @@ def add_middleware(
         return None
     if settings.cors_origins:  # CORSMiddleware says so of answers to those who name no origin, too
         headers = {**headers, "Vary": "Origin"}
-    return Shedding(refusals, Gate(app, keys, metrics, public, settings.cors_origins), book, headers)
+    return Shedding(entrances, Gate(app, keys, metrics, public, settings.cors_origins), book, headers)
 
 
 def public_paths(settings: Settings) -> set[str]:

@@ -7,7 +7,8 @@ refusal would be; what is unusual about a request is left to them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from starlette.types import Scope
 
@@ -16,7 +17,6 @@ from serve.web.asgi import raw_headers
 from serve.web.doorway import NOTES, REQUEST_ID, Book, request_id_of
 from serve.web.gate import Gate
 
-Refusal = Callable[[], RequestError | None]
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body."""
 
@@ -24,17 +24,29 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 _UNUSUAL = frozenset({b"origin", b"sec-fetch-site", b"x-forwarded-for", b"x-forwarded-proto", b"expect"})
 
 
+class Entrance(Protocol):
+    """Where a route takes its requests in."""
+
+    def refusal(self) -> RequestError | None:
+        """What any request must be told now, if there is no place for it."""
+        ...
+
+    def turned_away(self, refusal: RequestError) -> None:
+        """Tells ladders and metrics of a request that is told so."""
+        ...
+
+
 class Shedding:
     """Says what is to be said to requests for routes that have no place for them.
 
     Args:
-        refusals: of routes by path; each tells its ladders and metrics when it refuses.
+        entrances: of routes by path.
         gate: who may not come in is none of the refused.
         headers: of every answer.
     """
 
-    def __init__(self, refusals: Mapping[str, Refusal], gate: Gate, book: Book, headers: Mapping[str, str]) -> None:
-        self._refusals = {path.encode(): refusal for path, refusal in refusals.items()}
+    def __init__(self, entrances: Mapping[str, Entrance], gate: Gate, book: Book, headers: Mapping[str, str]) -> None:
+        self._entrances = {path.encode(): entrance for path, entrance in entrances.items()}
         self._gate = gate
         self._book = book
         self._headers = raw_headers(headers)
@@ -44,18 +56,21 @@ class Shedding:
 
         ``scope`` is that of the app, without the request's method and path.
         """
-        refused = self._refusals.get(url)
-        if refused is None or method not in (b"POST", b"PUT"):
+        entrance = self._entrances.get(url)
+        if entrance is None or method not in (b"POST", b"PUT"):
             return None
         started = time.perf_counter()
         for name, _ in scope["headers"]:
             if name in _UNUSUAL:
                 return None
+        if (refusal := entrance.refusal()) is None:  # before the gate, where keys take time
+            return None
         notes: dict[str, str] = {}
         path = url.decode()
         seen = {**scope, "method": method.decode(), "path": path, NOTES: notes}
-        if not self._may_come_in(seen) or (refusal := refused()) is None:
+        if not self._may_come_in(seen):
             return None
+        entrance.turned_away(refusal)
         seen[REQUEST_ID] = request_id = request_id_of(seen)
         body = refusal.body(request_id, path)
         headers = [

@@ -298,3 +298,11 @@ def test_who_has_no_key_is_told_that_first(
         assert len(server.shed) == 1
     logged = [record.__dict__["fields"] for record in caplog.records if record.name == "serve.access"]
     assert [fields["key"] for fields in logged if fields["request_id"] == "find-me"] == ["web"]
+
+
+def test_who_finds_a_place_shows_a_key_once() -> None:
+    entrance, gate = Mock(refusal=Mock(return_value=None)), Mock(is_open=False)
+    shedding = Shedding({CLASSIFY: entrance}, gate, Mock(), {})
+    assert shedding.answer(b"POST", CLASSIFY.encode(), {"headers": []}) is None
+    gate.check.assert_not_called()
+    entrance.turned_away.assert_not_called()
