@@ -75,6 +75,7 @@ class BoundedHttp(HttpToolsProtocol):
         for timer in (self._look, self._farewell):
             if timer is not None:
                 timer.cancel()
+        self._unset_keepalive_if_required()  # uvicorn keeps it, and all of this with it, if the client resets
         super().connection_lost(exc)
         if self._begun is not None and not self._begun.response_complete:  # uvicorn tells the last of several only
             self._begun.disconnected = True

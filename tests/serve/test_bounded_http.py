@@ -261,6 +261,24 @@ def test_a_client_that_reads_slowly_is_not_cut_off(left: list[int], many: bool) 
     assert not looks
 
 
+def test_nothing_is_kept_for_a_connection_that_was_reset() -> None:
+    timers: list[Mock] = []
+
+    def call_later(_after_s: float, _call: object) -> Mock:
+        timers.append(Mock())
+        return timers[-1]
+
+    transport = Mock(get_extra_info=Mock(return_value=None), is_closing=Mock(return_value=False))
+    transport.get_write_buffer_size = Mock(return_value=0)
+    config = uvicorn.Config(echo, lifespan="off", log_config=None)
+    protocol = BoundedHttp(config, ServerState(), {}, Mock(call_later=call_later))
+    protocol.connection_made(transport)
+    protocol.on_response_complete()
+    protocol.connection_lost(ConnectionResetError())
+    assert len(timers) == 2, "for the first head, and for the next"
+    assert all(timer.cancel.called for timer in timers)
+
+
 def test_a_request_hears_that_its_client_left_whatever_came_behind_it() -> None:
     """Uvicorn tells the request that came last."""
     begun, told = threading.Event(), threading.Event()
