@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from serve.errors import BadImage, RequestError, TooLarge, quoted
 from serve.hidden_work import check_hidden_work
+from serve.jpeg import pixels_of
 from skipvit.transforms import Pixels, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: ImageLimits, name:
     what = quoted(name) if name else "the image"
     try:
         with open_image(data, limits, what) as image:
-            return preprocessing(image)
+            pixels = pixels_of(data, image)
+            return preprocessing(image) if pixels is None else preprocessing.of_padded(pixels)
     except Exception as error:  # whatever Pillow's readers raise at hostile bytes: each format has its own ways
         raise explained(error, data, limits, what) from None
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from serve import jpeg
 from serve.batcher import Batcher
 from serve.decoding import ImageLimits, decode, open_large_images
 from serve.errors import RequestError, internal_error
@@ -55,7 +56,8 @@ class DecodeStage:
         """Starts the threads; ``deliver`` runs what finishes a ticket where its ``on_done`` belongs."""
         self._deliver = deliver
         open_large_images(self._limits)
-        logger.info("%s", resampling.description())  # which also loads it, before the first picture waits for it
+        for part in (jpeg, resampling):
+            logger.info("%s", part.description())  # which also loads it, before the first picture waits for it
         for thread in self._threads:
             thread.start()
 

@@ -22,6 +22,7 @@ from PIL import __version__ as pillow_version
 from skipvit.native.build import LIBRARY, is_current
 
 Pixels = npt.NDArray[np.uint8]
+Picture = Image.Image | Pixels
 Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 
@@ -64,6 +65,13 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: Interpolati
     library = compiled()
     found = library.resize(image, size, interpolation, box) if isinstance(library, Compiled) else None
     return found if found is not None else _by_pillow(image, size, interpolation, box)
+
+
+def resize_padded(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
+    """The same of pixels (height, width, 4) uint8 in one piece, of which the fourth byte is of no account."""
+    library = compiled()
+    found = library.resize_padded(pixels, size, interpolation, box) if isinstance(library, Compiled) else None
+    return found if found is not None else _by_pillow(Image.fromarray(pixels[..., :3]), size, interpolation, box)
 
 
 def description() -> str:
@@ -117,18 +125,29 @@ class Compiled:
         self, image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: Box
     ) -> Pixels | None:
         """As the function of that name; None where Pillow is to be asked."""
-        tall = image.height > _MOST_TIMES_AS_HIGH * image.width
-        if interpolation not in _FILTERS or image.mode != "RGB" or tall:
+        return self._resize(image, image.size, size, interpolation, box) if image.mode == "RGB" else None
+
+    def resize_padded(
+        self, pixels: Pixels, size: tuple[int, int], interpolation: Interpolation, box: Box
+    ) -> Pixels | None:
+        """As the function of that name; None where Pillow is to be asked."""
+        return self._resize(pixels, (pixels.shape[1], pixels.shape[0]), size, interpolation, box)
+
+    def _resize(
+        self, picture: Picture, of: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, box: Box
+    ) -> Pixels | None:
+        """As above, of a picture whose width and height are ``of``."""
+        if interpolation not in _FILTERS or of[1] > _MOST_TIMES_AS_HIGH * of[0]:
             return None
         which = _FILTERS.index(interpolation)
-        across = self._weights(image.width, box[0], box[2], size[0], which)
-        down = self._weights(image.height, box[1], box[3], size[1], which)
+        across = self._weights(of[0], box[0], box[2], size[0], which)
+        down = self._weights(of[1], box[1], box[3], size[1], which)
         if across is None or down is None:
             return None
         try:
-            if self.rows_first(image.size, size):
-                return self._rows_then_columns(image, size, across, down)
-            return self._columns_then_rows(image, size, across, down)
+            if self.rows_first(of, size):
+                return self._rows_then_columns(picture, size, across, down)
+            return self._columns_then_rows(picture, size, across, down)
         except _NoSingleMemory:
             return None
 
@@ -149,24 +168,24 @@ class Compiled:
         return weights
 
     def _rows_then_columns(
-        self, image: Image.Image, size: tuple[int, int], across: "_Weights", down: "_Weights"
+        self, picture: Picture, size: tuple[int, int], across: "_Weights", down: "_Weights"
     ) -> Pixels:
         width, height = size
         top, bottom = down.window
         rows = np.empty((bottom - top, width, 3), np.uint8)
-        for band, address, pitch in _bands(image, (across.window[0], top, across.window[1], bottom), 1):
+        for band, address, pitch in _bands(picture, (across.window[0], top, across.window[1], bottom), 1):
             self._rows(address, pitch, across, rows[band], 3)
         result = np.empty((height, width, 3), np.uint8)
         self._columns(rows.ctypes.data, rows.strides[0], down, result.reshape(height, -1))
         return result
 
     def _columns_then_rows(
-        self, image: Image.Image, size: tuple[int, int], across: "_Weights", down: "_Weights"
+        self, picture: Picture, size: tuple[int, int], across: "_Weights", down: "_Weights"
     ) -> Pixels:
         width, height = size
         left, right = across.window
         columns = np.empty((height, right - left, 4), np.uint8)
-        for band, address, pitch in _bands(image, (left, down.window[0], right, down.window[1]), 0):
+        for band, address, pitch in _bands(picture, (left, down.window[0], right, down.window[1]), 0):
             self._columns(address, pitch, down, columns[:, band])
         result = np.empty((height, width, 3), np.uint8)
         self._rows(columns.ctypes.data, columns.strides[0], across, result, 3)
@@ -253,17 +272,21 @@ class _SeveralPieces(Exception):
     """A picture's rows do not follow one another in memory."""
 
 
-def _bands(image: Image.Image, window: tuple[int, int, int, int], axis: int) -> Iterator[tuple[slice, int, int]]:
+def _bands(picture: Picture, window: tuple[int, int, int, int], axis: int) -> Iterator[tuple[slice, int, int]]:
     """The window's bands along an axis: which rows or columns, where their pixels are, and bytes from row to row.
 
     Args:
-        image: of mode RGB.
+        picture: of mode RGB, or padded pixels.
         window: left, top, right, bottom.
         axis: 0 for bands of columns, 1 for bands of rows.
     """
     left, top, right, bottom = window
+    if isinstance(picture, np.ndarray):
+        pitch = picture.strides[0]
+        yield slice(None), picture.ctypes.data + top * pitch + 4 * left, pitch
+        return
     try:
-        held = _Memory(image)
+        held = _Memory(picture)
     except _SeveralPieces:
         across = (bottom - top, right - left)[axis]
         each = max(1, _BAND_BYTES // (4 * across))
@@ -272,7 +295,7 @@ def _bands(image: Image.Image, window: tuple[int, int, int, int], axis: int) -> 
             end = min(start + each, length)
             part = (left + start, top, left + end, bottom) if axis == 0 else (left, top + start, right, top + end)
             try:
-                band = _Memory(image.crop(part))
+                band = _Memory(picture.crop(part))
             except _SeveralPieces:  # rows that Pillow was told to align
                 raise _NoSingleMemory from None
             yield slice(start, end), band.address, band.pitch

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from skipvit.resampling import Box, Interpolation, resize
+from skipvit.resampling import Box, Interpolation, resize, resize_padded
 
 Pixels = npt.NDArray[np.uint8]
 Positive = Annotated[float, Field(gt=0)]
@@ -44,6 +44,15 @@ class Preprocessing(BaseModel):
         if rgb.size == size and box == (0.0, 0.0, float(rgb.width), float(rgb.height)):
             return np.asarray(rgb, dtype=np.uint8)
         return resize(rgb, size, self.interpolation, box)
+
+    def of_padded(self, pixels: Pixels) -> Pixels:
+        """The same of an RGB picture, decoded and upright: (height, width, 4) uint8, the fourth of no account."""
+        height, width, _ = pixels.shape
+        box = self.window(width, height)
+        size = (self.width, self.height)
+        if (width, height) == size and box == (0.0, 0.0, float(width), float(height)):
+            return np.ascontiguousarray(pixels[..., :3])
+        return resize_padded(pixels, size, self.interpolation, box)
 
     def window(self, width: int, height: int) -> Box:
         """The part of a width x height picture that is kept: left, top, right, bottom in source pixels."""
@@ -90,12 +99,17 @@ _UNDO_ORIENTATION = {
 def _upright(image: Image.Image) -> Image.Image:
     # Pillow's exif_transpose writes the whole EXIF block back, and fails where any other tag of it is damaged.
     image.load()
+    undo = undo_orientation(image)
+    return image if undo is None else image.transpose(undo)
+
+
+def undo_orientation(image: Image.Image) -> Image.Transpose | None:
+    """What turns the picture upright, by its EXIF orientation; None if it is."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # whatever its parser makes of damaged metadata: the pixels are sound, and shown as they lie
-        return image
-    undo = _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
-    return image if undo is None else image.transpose(undo)
+        return None
+    return _UNDO_ORIENTATION.get(orientation) if isinstance(orientation, int) else None
 
 
 # 0..65535 to 0..255, rounded: a table needs no wider copy of a large picture.
