@@ -47,7 +47,7 @@ def verdicts(rows: Sequence[Row]) -> Iterable[Verdict]:
         yield Verdict(f"{name} took part", "yes", "yes" if there else "no", there)
     forms, bodies = _pairs(rows, FORM, CROWD), _pairs(rows, BODY, CROWD)
     rate = f"requests/s of {CROWD} clients over the best peer's in the same round"
-    yield _at_least(f"{rate}, the same form", 1.4, forms)
+    yield _at_least(f"{rate}, the same form, decoded by Pillow in both", 1.4, forms)
     yield _at_least(f"{rate}, our fastest exact way, as the body", 1.8, bodies)
     yield _at_most(f"p99 of {CROWD} clients over the best peer's beside it", 0.7, "x", forms, _ratio("p99_ms"))
     cpu = f"CPU of a request of {CROWD} clients over the lowest peer's beside it"

@@ -39,7 +39,8 @@ def test_ours_is_measured_in_turns_beside_a_peer(
     assert main(["--out", str(tmp_path), "peers", *short]) == 1, "a comparison without peers proves nothing"
     found = read_rows("peers", tmp_path)
     plain = "plain FastAPI, 1 worker"
-    ours = [f"{way}{by}" for by in ("", ", resized by Pillow") for way in (comparison.FORM, comparison.BODY)]
+    form, body = comparison.FORM, comparison.BODY
+    ours = [form, body, f"{form}, our decoder", f"{form}, all by Pillow", f"{body}, all by Pillow"]
     assert [(row["beside"], row["server"], row["clients"]) for row in found] == [
         (plain, name, clients) for name in (plain, *ours) for clients in ["1", "4"]
     ]
