@@ -20,11 +20,9 @@ steps down to under load:
 import argparse
 import json
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: the repository root, not export/, goes first on sys.path
@@ -32,6 +30,7 @@ if not __package__:  # run as a file: the repository root, not export/, goes fir
 
 from skipvit.arguments import model_arg, whole
 from skipvit.artifacts import ArtifactError
+from skipvit.interruption import end_by_exception
 from skipvit.manifest import Parity
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
+    end_by_exception()
     try:
         # torch, timm and onnx take seconds to load and are not part of the base install, which --help is.
         from export.entry import Plan, export_entry
@@ -76,10 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     _report(folder, job, parities)
     return 0
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _report(folder: Path, job: "Job", parities: Sequence[Parity]) -> None:

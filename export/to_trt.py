@@ -11,11 +11,9 @@ the engine, it is compared with ONNX Runtime on the CPU, and a miss leaves no en
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 if not __package__:  # run as a file: the repository root, not export/, goes first on sys.path
@@ -23,6 +21,7 @@ if not __package__:  # run as a file: the repository root, not export/, goes fir
 
 from export.engine_arguments import batches_arg, shape_arg
 from skipvit.arguments import whole
+from skipvit.interruption import end_by_exception
 
 if TYPE_CHECKING:
     from trt_plugins.flavors import Tensorrt
@@ -40,7 +39,7 @@ _BUILD_FLAGS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
+    end_by_exception()
     try:
         return _status(arguments)
     except KeyboardInterrupt:
@@ -73,10 +72,6 @@ def _status(arguments: argparse.Namespace) -> int:
         where = error.filename or arguments.source  # a full disk has no name
         print(f"skipvit-to-trt: {where} cannot be used: {error.strerror}", file=sys.stderr)
     return 1
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _run(arguments: argparse.Namespace) -> None:

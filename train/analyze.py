@@ -16,17 +16,16 @@ Pictures in sub-folders named like the model's classes give accuracy too; other 
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from skipvit.arguments import model_arg, whole
+from skipvit.interruption import end_by_exception
 from skipvit.publishing import why_unwritable
 
 JSON, HTML = "analysis.json", "report.html"
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if problem := why_unwritable(args.out):
         return _fail(f"--out {args.out}: {problem}")
-    signal.signal(signal.SIGTERM, _leave)  # like an interrupt
+    end_by_exception()
     try:
         return _analyse(args)
     except KeyboardInterrupt:
@@ -149,10 +148,6 @@ def _speed(text: str) -> float:
     if not 1.0 < speed <= 20.0:
         raise argparse.ArgumentTypeError(f"needs a number above 1 and up to 20, got {text!r}")
     return speed
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(error: Exception | str) -> int:

@@ -27,17 +27,16 @@ that the data has. For ImageNet in folders of that name these are the WordNet id
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 if not __package__:  # run as a file: the repository root, not train/, goes first on sys.path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from skipvit.arguments import model_arg, whole
+from skipvit.interruption import end_by_exception
 from skipvit.publishing import why_unwritable
 from train.conversion import CONVERSION, ConversionError, Settings, check_out, is_done
 
@@ -47,7 +46,7 @@ _NEEDS = "converting needs {}; run: pip install 'skipvit[train]'"
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parse(argv)
-    signal.signal(signal.SIGTERM, _leave)  # like an interrupt: what was begun is cleaned up
+    end_by_exception()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep; spinning starves a busy machine
     if problem := why_unwritable(args.out.parent):
         return _fail(f"--out {args.out}: {problem}")
@@ -208,10 +207,6 @@ def _positive_number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"needs a positive number, got {text!r}")
     return number
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(error: Exception | str) -> int:
