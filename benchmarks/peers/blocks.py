@@ -89,20 +89,20 @@ def _interpreter(arguments: argparse.Namespace) -> tuple[str, str]:
 def _ours(models: Path, form: bytes, body: bytes, *, variants: bool) -> Iterator[Candidate]:
     """Ours by a form that Pillow decodes, as the peers' forms, and by a body that our fastest exact decoder takes.
 
-    Then, as variants, the form by that decoder, what the server alone brings, where Pillow resizes too, and fronts.
+    Both in one process and behind fronts. Then, as variants, the form by that decoder, and what the server alone
+    brings, where Pillow resizes too.
     """
     command = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
     by_pillow = ["env", "SKIPVIT_DECODING=pillow", *command]
     fast = Server(command)
     yield Candidate(FORM, Server(by_pillow), form)
     yield Candidate(BODY, fast, body)
-    if not variants:
-        return
-    yield Candidate(f"{FORM}, our decoder", fast, form)
-    alone = Server(["env", "SKIPVIT_RESAMPLING=pillow", *by_pillow])
-    yield Candidate(f"{FORM}, all by Pillow", alone, form)
-    yield Candidate(f"{BODY}, all by Pillow", alone, body)
     if (cpus := available_cpus()) > 1:
         fronts = ["--fronts", str(cpus)]
         yield Candidate(f"{FORM}, {cpus} fronts", Server([*by_pillow, *fronts]), form)
         yield Candidate(f"{BODY}, {cpus} fronts", Server([*command, *fronts]), body)
+    if variants:
+        yield Candidate(f"{FORM}, our decoder", fast, form)
+        alone = Server(["env", "SKIPVIT_RESAMPLING=pillow", *by_pillow])
+        yield Candidate(f"{FORM}, all by Pillow", alone, form)
+        yield Candidate(f"{BODY}, all by Pillow", alone, body)

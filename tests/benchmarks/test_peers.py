@@ -181,6 +181,19 @@ def test_the_worst_of_the_comparisons_is_judged(changes: dict[str, float], misse
         assert "failures" in changes or "(BentoML, 2 workers)" in verdict.found
 
 
+@pytest.mark.parametrize(("times", "found"), [(1.5, "1.50 x (BentoML, 2 workers; ours, 2 fronts)"), (1.2, "1.30 x")])
+def test_the_better_of_our_settings_is_judged(times: float, found: str) -> None:
+    """By all of its numbers; other rows of ours are not among them."""
+    peer = "BentoML, 2 workers"
+    rows = list(table(peer, times_the_peer=1.3))
+    rows.append(row(peer, f"{comparison.FORM}, 2 fronts", 32, times_the_peer=times, p99_ms=60.0))
+    rows.append(row(peer, f"{comparison.FORM}, our decoder", 32, times_the_peer=9.0))
+    rows = [{**row, "times_the_peer": 2.0} if row["beside"] != peer and row["clients"] == 32 else row for row in rows]
+    [verdict] = [verdict for verdict in comparison.verdicts(rows) if "the same form" in verdict.what]
+    assert verdict.found.startswith(found)
+    assert verdict.met is (times > 1.4)
+
+
 def test_one_client_is_compared_with_plain_fastapi_of_one_worker() -> None:
     for beside, met in (("plain FastAPI, 1 worker", False), ("LitServe, 1 worker", True)):
         rows = [
