@@ -99,13 +99,15 @@ def test_what_breaks_in_a_turn_ends_its_block_alone(tmp_path: Path, monkeypatch:
     assert (
         main(["--out", str(tmp_path), "peers", "--rounds", "2", "--clients", "1", "--only", "LitServe", *python]) == 1
     )
-    one, form, body, *gone = read_rows("peers", tmp_path)
-    assert [row["times_the_peer"] for row in (one, form, body)] == ["1.0", "1.5", "1.0"]
+    one, form, body, form_of_fronts, body_of_fronts, *gone = read_rows("peers", tmp_path)
+    ours = (form, body, form_of_fronts, body_of_fronts)
+    assert [row["times_the_peer"] for row in (one, *ours)] == ["1.0", "1.5", "1.0", "1.5", "1.0"]
     assert [row["note"] for row in gone] == [
-        "the connection broke", *["not finished, because of LitServe, 2 workers"] * 2
+        "the connection broke", *["not finished, because of LitServe, 2 workers"] * 4
     ]  # fmt: skip
-    in_turns = ["LitServe, 1 worker", comparison.FORM, comparison.BODY]
-    assert asked[:6] == [*in_turns, *in_turns[1:], in_turns[0]], "the order moves on by one"
+    in_turns = ["LitServe, 1 worker", *(row["server"] for row in ours)]
+    assert in_turns[1:] == [f"{way}{by}" for by in ("", ", 2 fronts") for way in (comparison.FORM, comparison.BODY)]
+    assert asked[:10] == [*in_turns, *in_turns[1:], in_turns[0]], "the order moves on by one"
 
 
 def test_workers_that_outlive_their_server_are_ended(tmp_path: Path) -> None:
