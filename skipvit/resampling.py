@@ -10,7 +10,7 @@ import ctypes
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,9 +20,8 @@ from PIL import Image
 from PIL import __version__ as pillow_version
 
 from skipvit.native.build import LIBRARY, is_current
+from skipvit.pixel_memory import NoSingleMemory, Picture, Pixels, bands
 
-Pixels = npt.NDArray[np.uint8]
-Picture = Image.Image | Pixels
 Box = tuple[float, float, float, float]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 
@@ -49,8 +48,6 @@ _TIES: tuple[tuple[tuple[int, int], Box], ...] = (
     ((6, 10), (7.0, 3.0, 30.0, 16.0)),
     ((6, 10), (5.0, 1.0, 16.0, 18.0)),
 )
-# Pillow keeps a picture of more than 16 MB in several pieces of memory. A band of it is copied into one.
-_BAND_BYTES = 4_000_000
 
 
 def resize(image: Image.Image, size: tuple[int, int], interpolation: Interpolation, box: Box) -> Pixels:
@@ -148,7 +145,7 @@ class Compiled:
             if self.rows_first(of, size):
                 return self._rows_then_columns(picture, size, across, down)
             return self._columns_then_rows(picture, size, across, down)
-        except _NoSingleMemory:
+        except NoSingleMemory:
             return None
 
     def _weights(self, inputs: int, start: float, end: float, outputs: int, which: int) -> "_Weights | None":
@@ -173,7 +170,7 @@ class Compiled:
         width, height = size
         top, bottom = down.window
         rows = np.empty((bottom - top, width, 3), np.uint8)
-        for band, address, pitch in _bands(picture, (across.window[0], top, across.window[1], bottom), 1):
+        for band, address, pitch in bands(picture, (across.window[0], top, across.window[1], bottom), 1):
             self._rows(address, pitch, across, rows[band], 3)
         result = np.empty((height, width, 3), np.uint8)
         self._columns(rows.ctypes.data, rows.strides[0], down, result.reshape(height, -1))
@@ -185,7 +182,7 @@ class Compiled:
         width, height = size
         left, right = across.window
         columns = np.empty((height, right - left, 4), np.uint8)
-        for band, address, pitch in _bands(picture, (left, down.window[0], right, down.window[1]), 0):
+        for band, address, pitch in bands(picture, (left, down.window[0], right, down.window[1]), 0):
             self._columns(address, pitch, down, columns[:, band])
         result = np.empty((height, width, 3), np.uint8)
         self._rows(columns.ctypes.data, columns.strides[0], across, result, 3)
@@ -262,84 +259,6 @@ def _agrees_with_pillow(library: Compiled) -> bool:
             if found is None or not np.array_equal(found, _by_pillow(image, asked, interpolation, part)):
                 return False
     return True
-
-
-class _NoSingleMemory(Exception):
-    """A picture's pixels are not to be had in one piece, not even a few of them."""
-
-
-class _SeveralPieces(Exception):
-    """A picture's rows do not follow one another in memory."""
-
-
-def _bands(picture: Picture, window: tuple[int, int, int, int], axis: int) -> Iterator[tuple[slice, int, int]]:
-    """The window's bands along an axis: which rows or columns, where their pixels are, and bytes from row to row.
-
-    Args:
-        picture: of mode RGB, or padded pixels.
-        window: left, top, right, bottom.
-        axis: 0 for bands of columns, 1 for bands of rows.
-    """
-    left, top, right, bottom = window
-    if isinstance(picture, np.ndarray):
-        pitch = picture.strides[0]
-        yield slice(None), picture.ctypes.data + top * pitch + 4 * left, pitch
-        return
-    try:
-        held = _Memory(picture)
-    except _SeveralPieces:
-        across = (bottom - top, right - left)[axis]
-        each = max(1, _BAND_BYTES // (4 * across))
-        length = window[axis + 2] - window[axis]
-        for start in range(0, length, each):
-            end = min(start + each, length)
-            part = (left + start, top, left + end, bottom) if axis == 0 else (left, top + start, right, top + end)
-            try:
-                band = _Memory(picture.crop(part))
-            except _SeveralPieces:  # rows that Pillow was told to align
-                raise _NoSingleMemory from None
-            yield slice(start, end), band.address, band.pitch
-    else:
-        yield slice(None), held.address + top * held.pitch + 4 * left, held.pitch
-
-
-class _ArrowArray(ctypes.Structure):
-    """Apache Arrow's C data interface: a picture is a list of lists of four bytes."""
-
-
-_ArrowArray._fields_ = [
-    *((name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")),
-    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
-    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
-    *((name, ctypes.c_void_p) for name in ("dictionary", "release", "private_data")),
-]
-
-
-class _Memory:
-    """Where a picture's pixels are, four bytes each: valid as long as this object is.
-
-    Raises:
-        _SeveralPieces: the picture is in several pieces.
-        _NoSingleMemory: it is laid out in no way that is known here.
-    """
-
-    def __init__(self, image: Image.Image) -> None:
-        image.load()
-        # The capsules hold the picture's memory until they are gone.
-        try:
-            self._capsules: tuple[Any, Any] = image.__arrow_c_array__()
-        except ValueError:
-            raise _SeveralPieces from None
-        pixels = ctypes.cast(_capsule_pointer(self._capsules[1], b"arrow_array"), ctypes.POINTER(_ArrowArray)).contents
-        if pixels.length != image.width * image.height or pixels.n_children != 1:
-            raise _NoSingleMemory
-        self.address = int(pixels.children[0].contents.buffers[1])
-        self.pitch = 4 * image.width
-
-
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-_capsule_pointer.restype = ctypes.c_void_p
 
 
 def _load(kind: type[ctypes.CDLL]) -> ctypes.CDLL:

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skipvit import resampling
+from skipvit import pixel_memory, resampling
 from skipvit.native import build
-from skipvit.resampling import Compiled, Pixels, resize
+from skipvit.pixel_memory import Pixels
+from skipvit.resampling import Compiled, resize
 
 FILTERS = ("box", "bilinear", "bicubic", "lanczos")
 COLUMNS_FIRST = ((40, 99), (40, 50))  # of which picture and result Pillow 13 takes the columns first
@@ -103,7 +104,7 @@ def test_picture_in_several_pieces_of_memory(sides: tuple[int, int], monkeypatch
         Image.core.set_block_size(before)
     with pytest.raises(ValueError, match=r"contiguous|multiple"):
         image.__arrow_c_array__()
-    monkeypatch.setattr(resampling, "_BAND_BYTES", 1000)
+    monkeypatch.setattr(pixel_memory, "BAND_BYTES", 1000)
     box = (3.5, 0.0, sides[0] - 2.25, float(sides[1]))
     found = library(2).resize(image, COLUMNS_FIRST[1], "bicubic", box)
     np.testing.assert_array_equal(found, pillows(image, COLUMNS_FIRST[1], "bicubic", box))
