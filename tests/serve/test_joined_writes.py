@@ -1,6 +1,7 @@
 """Writes of one turn of the event loop go out together, in their order, and none is lost."""
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from typing import Any
 from unittest.mock import Mock
@@ -108,19 +109,28 @@ def test_the_rest_is_the_transports_own() -> None:
     transport.pause_reading.assert_called_once_with()
 
 
-async def _slow(_scope: Scope, _receive: Receive, send: Send) -> None:
-    """Sends each part of its answer when the client has had the one before."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-first", b"1")]})
-    for number in range(3):
-        await asyncio.sleep(0.01)
-        await send({"type": "http.response.body", "body": b"%d" % number, "more_body": number < 2})
-
-
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_head_does_not_wait_for_its_body(method: str) -> None:
-    """Also where there is none: the answer to HEAD is a head alone."""
-    with running(BoundedHttp, _slow) as server:
+    """Nor does a part of the body wait for the next: each is made when the client has what was before."""
+    has_it = threading.Semaphore(0)
+    parts = [b"0", b"1", b"2"]
+
+    async def in_lockstep(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-first", b"1")]})
+        for part in parts:
+            await asyncio.to_thread(has_it.acquire)
+            await send({"type": "http.response.body", "body": part, "more_body": part is not parts[-1]})
+
+    with running(BoundedHttp, in_lockstep) as server:
         host, port = server.servers[0].sockets[0].getsockname()
-        answer = httpx.request(method, f"http://{host}:{port}/", timeout=30)
-        assert answer.headers["x-first"] == "1"
-        assert answer.content == (b"012" if method == "GET" else b"")
+        came = []
+        try:
+            with httpx.stream(method, f"http://{host}:{port}/", timeout=30) as answer:
+                assert answer.headers["x-first"] == "1"
+                has_it.release()
+                for part in answer.iter_raw():
+                    came.append(part)
+                    has_it.release()
+        finally:
+            has_it.release(len(parts))
+    assert came == (parts if method == "GET" else [])
