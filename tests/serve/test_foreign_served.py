@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,66 +11,14 @@ import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from google.protobuf import json_format
-from onnx import TensorProto
 from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from serve.models.repository import Repository
 from serve.settings import Settings
-from skipvit.artifacts import ArtifactError
-from tests.serve.foreign_models import SIMPLE_CONFIG, add_sub, config_of, graph, identity, write_foreign
+from tests.serve.foreign_asking import FOUR, KINDS, NAMES, pair, tensor, write_all
 from tests.serve.oip_asking import said
-from tests.serve.servers import in_process, over_socket, write_model
-
-NAMES = ("INPUT0", "INPUT1")
-KINDS = {
-    "BOOL": TensorProto.BOOL,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "FP16": TensorProto.FLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BYTES": TensorProto.STRING,
-}
-FP32 = TensorProto.FLOAT
-
-
-def write_all(root: Path) -> None:
-    write_foreign(root, "simple", add_sub(), SIMPLE_CONFIG)
-    write_foreign(root, "simple_string", add_sub(TensorProto.STRING, nodes="add_sub_strings"))
-    for datatype, kind in KINDS.items():
-        write_foreign(root, f"same-{datatype}", identity(kind))
-    write_foreign(root, "whole", identity(FP32, (2, 3)))
-    write_foreign(root, "scalar", identity(FP32, ()))
-    agreeing = {"INPUT0": (FP32, ("b", "n")), "INPUT1": (FP32, ("b", "n"))}
-    write_foreign(
-        root, "agreeing", graph("add_sub", agreeing, dict.fromkeys(("OUTPUT0", "OUTPUT1"), (FP32, ("b", "n"))))
-    )
-    reshaped = config_of(
-        4, {"INPUT0": ("FP32", "dims: [ 2, -1 ] reshape { shape: [ -1 ] }")},
-        {"OUTPUT0": ("FP32", 'dims: [ -1, 2 ] reshape { shape: [ -1 ] } label_filename: "names.txt"')},
-    )  # fmt: skip
-    write_foreign(root, "reshaped", identity(FP32), reshaped)
-    (root / "reshaped" / "names.txt").write_text("first\u2028line\nsecond\nthird\n", encoding="utf-8")
-    nodes = [("Expand", ["INPUT0", "INPUT1"], ["OUTPUT0"], {})]
-    write_foreign(
-        root, "vast",
-        graph(nodes, {"INPUT0": (FP32, (1,)), "INPUT1": (TensorProto.INT64, (1,))}, {"OUTPUT0": (FP32, ("n",))}),
-    )  # fmt: skip
-    nodes = [("Gather", ["table", "INPUT0"], ["OUTPUT0"], {"axis": 0})]
-    table = np.arange(10, dtype=np.float32)
-    one = {"INPUT0": (TensorProto.INT64, ("b", 1))}
-    write_foreign(
-        root, "picky", graph(nodes, one, {"OUTPUT0": (FP32, ("b", 1))}, {"table": table}),
-        "max_batch_size: 8 dynamic_batching { }",
-    )  # fmt: skip
-    write_model(root)
+from tests.serve.servers import over_socket
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +35,6 @@ def client(address: str) -> Iterator[Any]:
     client = triton.InferenceServerClient(address, concurrency=4)
     yield client
     client.close()
-
-
-def tensor(name: str, values: Any, *, binary: bool = True) -> Any:
-    datatype = np_to_triton_dtype(values.dtype)
-    return triton.InferInput(name, list(values.shape), datatype).set_data_from_numpy(values, binary_data=binary)
-
-
-def pair(first: Any, second: Any, **options: Any) -> Any:
-    return [tensor(name, values, **options) for name, values in zip(NAMES, (first, second), strict=True)]
 
 
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
@@ -209,7 +146,6 @@ def test_classes_of_any_output(client: Any) -> None:
     assert classes.tolist() == [b"7.000000:5", b"5.000000:1"]
 
 
-FOUR = np.zeros((1, 16), np.int32)
 REFUSED = {
     "a missing input": ("simple", [tensor("INPUT0", FOUR)], "input 'INPUT1' of model 'simple' is missing"),
     "an unknown input": ("simple", [tensor("x", FOUR)], "unexpected inference input 'x' for model 'simple'"),
@@ -315,96 +251,3 @@ def test_statistics(client: Any) -> None:
     assert after["inference_count"] - before["inference_count"] == 5
     assert after["execution_count"] - before["execution_count"] == 1
     assert runs_of_five(after) - runs_of_five(before) == 1
-
-
-def test_requests_share_runs_where_the_configuration_allows_it(tmp_path: Path) -> None:
-    """While one run is held, what waits is collected, and the next takes all of it."""
-    write_foreign(tmp_path, "simple", add_sub(), SIMPLE_CONFIG + "instance_group { count: 1 }")
-    settings = Settings(decode_threads=1)
-    repository = Repository.open(tmp_path, settings)
-    model: Any = repository.models["simple"]
-    sizes: list[int] = []
-    entered, gate = threading.Event(), threading.Event()
-    run_all = model.engine.run_all
-
-    def held(requests: Any) -> Any:
-        sizes.append(len(requests))
-        entered.set()
-        assert gate.wait(30)
-        return run_all(requests)
-
-    async def scenario(client: httpx.AsyncClient) -> None:
-        model.engine.run_all = held
-        body, headers = asked_pair()
-        tasks = [asyncio.create_task(client.post("/v2/models/simple/infer", content=body, headers=headers))]
-        await asyncio.to_thread(entered.wait, 30)
-        tasks += [
-            asyncio.create_task(client.post("/v2/models/simple/infer", content=body, headers=headers)) for _ in range(5)
-        ]
-        while model.batcher.waiting < 5:
-            await asyncio.sleep(0.005)
-        gate.set()
-        assert [answer.status_code for answer in await asyncio.gather(*tasks)] == [200] * 6
-
-    async def main() -> None:
-        async with in_process(repository, settings) as client:
-            await scenario(client)
-
-    asyncio.run(main())
-    assert sizes == [1, 5]
-
-
-def asked_pair() -> tuple[bytes, dict[str, str]]:
-    body, size = triton.InferenceServerClient.generate_request_body(pair(FOUR, FOUR))
-    return body, {"Inference-Header-Content-Length": str(size)}
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("max_batch_size: 8 input [", "config.pbtxt: line 1"),
-        ('backend: "python"', "config.pbtxt: it needs 'python'"),
-        ('default_model_filename: "other.onnx"', "other.onnx is not there"),
-        (SIMPLE_CONFIG.replace("INT32", "FP32"), "does not fit its config.pbtxt: input 'INPUT0' is FP32"),
-        (SIMPLE_CONFIG.replace('name: "OUTPUT1"', 'label_filename: "no.txt" name: "OUTPUT1"'), "no.txt is not there"),
-    ],
-)
-def test_what_cannot_be_served_is_refused_at_the_start(tmp_path: Path, config: str, message: str) -> None:
-    write_foreign(tmp_path, "simple", add_sub(), config)
-    with pytest.raises(ArtifactError, match=message.replace("(", r"\(")):
-        Repository.open(tmp_path, Settings())
-
-
-@pytest.mark.parametrize("content", [b"", b"no protobuf", b"\x08\x09" * 50])
-def test_a_damaged_graph_is_refused_at_the_start(tmp_path: Path, content: bytes) -> None:
-    (write_foreign(tmp_path, "simple", add_sub()) / "model.onnx").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be loaded by ONNX Runtime"):
-        Repository.open(tmp_path, Settings())
-
-
-def test_simple_http_model_control(tmp_path: Path) -> None:
-    """A configuration that comes with the order to load takes the place of the file, until the next load."""
-    write_foreign(tmp_path, "simple", add_sub(), SIMPLE_CONFIG)
-    write_model(tmp_path)
-    settings = Settings(decode_threads=1, access_log=False, model_control="explicit")
-    with over_socket(Repository.open(tmp_path, settings), settings) as url:
-        client = triton.InferenceServerClient(url.removeprefix("http://"))
-        assert len(client.get_model_repository_index()) == 2
-        client.load_model("simple")
-        for wrong in ('"parameters": {', '{"max_batch_size": "many"}', "[]", '{"input": [3]}', '{"backend": "python"}'):
-            with pytest.raises(InferenceServerException, match="failed to load"):
-                client.load_model("simple", config=wrong)
-            assert client.get_model_config("simple")["max_batch_size"] == 8
-        client.load_model("simple", config='{"max_batch_size": "16", "instance_group": [{"kind": "KIND_CPU"}]}')
-        assert client.get_model_config("simple")["max_batch_size"] == 16
-        sixteen = np.ones((16, 16), np.int32)
-        assert client.infer("simple", pair(sixteen, sixteen)).as_numpy("OUTPUT0").tolist() == [[2] * 16] * 16
-        client.load_model("simple")
-        assert client.get_model_config("simple")["max_batch_size"] == 8
-        with pytest.raises(InferenceServerException, match="failed to load 'shades', 'shades' has a manifest"):
-            client.load_model("shades", config="{}")
-        client.unload_model("simple")
-        assert not client.is_model_ready("simple")
-        with pytest.raises(InferenceServerException, match="failed to load"):
-            client.load_model("wrong_model_name")
-        client.close()

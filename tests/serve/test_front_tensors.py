@@ -26,15 +26,11 @@ from serve.fronts.tensor_desk import TensorDesk
 from serve.fronts.tensor_link import TensorLink
 from serve.ticket import Ticket
 from serve.urgency import Priority
-from tests.serve.foreign_models import write_foreign
+from tests.serve.foreign_asking import FP32, pair, write_all
+from tests.serve.foreign_models import identity, write_foreign
 from tests.serve.servers import wait_until
 from tests.serve.test_cli import program
 from tests.serve.test_foreign_served import (
-    FP32,
-    KINDS,
-    REFUSED,
-    identity,
-    pair,
     test_a_body_without_json,
     test_answers_are_bounded,
     test_classes_of_any_output,
@@ -47,12 +43,9 @@ from tests.serve.test_foreign_served import (
     test_simple_http_infer_client,
     test_simple_http_string_infer_client,
     test_what_does_not_fit_the_model_is_refused,
-    write_all,
 )
 
 __all__ = [
-    "KINDS",
-    "REFUSED",
     "test_a_body_without_json",
     "test_answers_are_bounded",
     "test_classes_of_any_output",
