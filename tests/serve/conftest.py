@@ -15,6 +15,7 @@ from tests.serve.browser import chromium
 from tests.serve.denoiser_stub import StubServer, stub_site
 from tests.serve.denoisers import write_denoiser
 from tests.serve.fake_machine import Machine
+from tests.serve.grouped import write_variants
 from tests.serve.servers import over_socket, write_model
 from tests.serve.video_denoisers import write_video_denoiser
 from trt_plugins import engine_plan
@@ -28,6 +29,14 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     write_model(root)
     write_denoiser(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models for groups."""
+    root = tmp_path_factory.mktemp("variants")
+    write_variants(root)
     return root
 
 
