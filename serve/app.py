@@ -59,7 +59,9 @@ def create_app(settings: Settings, repository: Repository, others: Others | None
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestError, _http_error)
     entrances = {ROUTES["classification"]: wiring.classify.intake}
-    app.state.shedding = add_middleware(app, inference, entrances, settings, wiring.metrics, wiring.tracing)
+    app.state.shedding = add_middleware(
+        app, inference, entrances, settings, wiring.metrics, wiring.tracing, wiring.rest
+    )
     return app
 
 

@@ -23,6 +23,7 @@ from serve.oip.repository import Control
 from serve.pipeline import DecodeStage
 from serve.settings import Settings
 from serve.video.denoise import DenoiseVideo
+from serve.web.rest import Rest
 from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Wiring:
         self.repository = repository
         self.others = others
         self.metrics = metrics = Metrics()
+        self.rest = Rest()
         self.tracing = open_tracing(settings.tracing)
         if self.tracing is not None:
             metrics.on_stage = note_stage
@@ -87,7 +89,7 @@ class Wiring:
     async def running(self) -> AsyncIterator[None]:
         """Starts the threads and warms the models in the background; at the end all are closed, the repository too."""
         repository, metrics = self.repository, self.metrics
-        deliver = asyncio.get_running_loop().call_soon_threadsafe
+        deliver = self.rest.deliver_to(asyncio.get_running_loop())
         self.decoding.start(deliver)
         repository.start(deliver, lambda model, report: metrics.batch(model.name, report))
         warmer = ThreadPoolExecutor(1, thread_name_prefix="warm-up")

@@ -19,6 +19,7 @@ from serve.web.api_keys import ApiKeys
 from serve.web.doorway import Book, Doorway
 from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
 from serve.web.hot_routes import HotRoutes
+from serve.web.rest import Rest
 from serve.web.shedding import Entrance, Shedding
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")
@@ -43,10 +44,12 @@ def add_middleware(
     settings: Settings,
     metrics: Metrics,
     tracing: Tracing | None,
+    rest: Rest,
 ) -> Shedding | None:
     """Wraps the app in all of it, now that its routes are complete; ``hot`` are some of them by path.
 
-    Returns what sheds requests at their ``entrances``; None with tracing, which is to see every request.
+    Returns what sheds requests at their ``entrances``, and has the event loop ``rest`` after that; None with tracing,
+    which is to see every request.
 
     Raises:
         BadKeys: the settings name a file of API keys that cannot be used.
@@ -71,7 +74,7 @@ def add_middleware(
         return None
     if settings.cors_origins:  # CORSMiddleware says so of answers to those who name no origin, too
         headers = {**headers, "Vary": "Origin"}
-    return Shedding(entrances, Gate(app, keys, metrics, public, settings.cors_origins), book, headers)
+    return Shedding(entrances, Gate(app, keys, metrics, public, settings.cors_origins), book, headers, rest)
 
 
 def public_paths(settings: Settings) -> set[str]:

@@ -16,6 +16,7 @@ from serve.errors import RequestError
 from serve.web.asgi import raw_headers
 from serve.web.doorway import NOTES, REQUEST_ID, Book, request_id_of
 from serve.web.gate import Gate
+from serve.web.rest import Rest
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body."""
@@ -43,13 +44,17 @@ class Shedding:
         entrances: of routes by path.
         gate: who may not come in is none of the refused.
         headers: of every answer.
+        rest: for the event loop after a refusal.
     """
 
-    def __init__(self, entrances: Mapping[str, Entrance], gate: Gate, book: Book, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, entrances: Mapping[str, Entrance], gate: Gate, book: Book, headers: Mapping[str, str], rest: Rest
+    ) -> None:
         self._entrances = {path.encode(): entrance for path, entrance in entrances.items()}
         self._gate = gate
         self._book = book
         self._headers = raw_headers(headers)
+        self._rest = rest
 
     def answer(self, method: bytes, url: bytes, scope: Scope) -> Answer | None:
         """The answer to a request with this head, or None if it is for the app to answer.
@@ -81,6 +86,7 @@ class Shedding:
             *self._headers,
         ]
         self._book.enter(seen, path, refusal.status, time.perf_counter() - started, notes)
+        self._rest.after_this()
         return refusal.status, headers, body
 
     def _may_come_in(self, scope: Scope) -> bool:

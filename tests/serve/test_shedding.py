@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from serve.app import create_app
+from serve.errors import Overloaded
 from serve.settings import Settings
 from serve.web.api_keys import new_key
 from serve.web.bounded_http import MAX_PIPELINED, BoundedHttp
@@ -301,8 +302,19 @@ def test_who_has_no_key_is_told_that_first(
 
 
 def test_who_finds_a_place_shows_a_key_once() -> None:
-    entrance, gate = Mock(refusal=Mock(return_value=None)), Mock(is_open=False)
-    shedding = Shedding({CLASSIFY: entrance}, gate, Mock(), {})
+    entrance, gate, rest = Mock(refusal=Mock(return_value=None)), Mock(is_open=False), Mock()
+    shedding = Shedding({CLASSIFY: entrance}, gate, Mock(), {}, rest)
     assert shedding.answer(b"POST", CLASSIFY.encode(), {"headers": []}) is None
     gate.check.assert_not_called()
     entrance.turned_away.assert_not_called()
+    rest.after_this.assert_not_called()
+
+
+def test_the_loop_rests_after_a_refusal() -> None:
+    refusal = Overloaded("8 pictures are in flight and 1 more came, the limit is 8", retry_after_s=2)
+    entrance, rest = Mock(refusal=Mock(return_value=refusal)), Mock()
+    shedding = Shedding({CLASSIFY: entrance}, Mock(is_open=True), Mock(), {}, rest)
+    answer = shedding.answer(b"POST", CLASSIFY.encode(), {"headers": []})
+    assert answer is not None
+    assert answer[0] == 429
+    rest.after_this.assert_called_once_with()

@@ -1,0 +1,131 @@
+"""An event loop rests after refusals, and never while an answer waits."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from unittest.mock import Mock
+
+import pytest
+import uvloop
+
+from serve.web import rest as rests
+from serve.web.rest import Rest
+
+WITHIN_S = 60.0
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
+    loop = request.param()
+    yield loop
+    loop.close()
+
+
+def test_a_rest_ends_by_itself(loop: asyncio.AbstractEventLoop) -> None:
+    rest = Rest()
+
+    async def scenario() -> None:
+        rest.after_this()
+        await asyncio.sleep(0.001)  # of the loop's own, which a rest may delay
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
+def test_an_answer_ends_a_rest(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest would take longer than the test may."""
+    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    rest = Rest()
+    resting = noted(rest)
+
+    async def scenario() -> None:
+        deliver = rest.deliver_to(asyncio.get_running_loop())
+        answered = asyncio.Event()
+
+        def answer() -> None:
+            resting.wait(WITHIN_S)
+            deliver(answered.set)
+
+        engine = threading.Thread(target=answer)
+        engine.start()
+        rest.after_this()
+        await answered.wait()
+        engine.join()
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
+def test_an_answer_that_comes_before_a_rest_leaves_none(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    rest = Rest()
+
+    async def scenario() -> None:
+        rest.after_this()
+        rest.deliver_to(asyncio.get_running_loop())(Mock())
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
+def test_an_answer_before_a_refusal_is_called_before_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    rest = Rest()
+    happened: list[str] = []
+    noted(rest, lambda: happened.append("rest"))
+
+    async def scenario() -> None:
+        rest.deliver_to(asyncio.get_running_loop())(lambda: happened.append("answer"))
+        rest.after_this()
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+    assert happened == ["answer", "rest"]
+
+
+def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """A request that was let in beside a refused one, with some turns of the loop to go, does not wait for nothing."""
+    rest = Rest()
+    happened: list[str] = []
+    noted(rest, lambda: happened.append("rest"))
+
+    async def begun() -> None:
+        for _ in range(4):
+            await asyncio.sleep(0)
+        happened.append("begun")
+
+    async def scenario() -> None:
+        rest.after_this()
+        await begun()
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+    assert happened == ["begun", "rest"]
+
+
+def test_many_refusals_are_one_rest(loop: asyncio.AbstractEventLoop) -> None:
+    rest = Rest()
+    count: list[None] = []
+    noted(rest, lambda: count.append(None))
+
+    async def scenario() -> None:
+        for expected in (1, 2):
+            for _ in range(100):
+                rest.after_this()
+            await asyncio.sleep(0.001)
+            assert len(count) == expected
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
+def noted(rest: Rest, begins: Callable[[], object] = lambda: None) -> threading.Event:
+    """Has ``begins`` called when a rest begins; the event is set then."""
+    resting = threading.Event()
+    wait = rest._news.wait
+
+    def begin(timeout: float | None) -> bool:
+        begins()
+        resting.set()
+        return wait(timeout)
+
+    rest._news.wait = begin  # type: ignore[method-assign]
+    return resting
