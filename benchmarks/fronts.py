@@ -1,6 +1,10 @@
-"""Requests a second and CPU per request of one process and of several, all running, measured in turns."""
+"""Requests a second and CPU per request of one process and of several, all running, measured in turns.
+
+Each comes once with the scheduling that the server asks for and once with the system's own.
+"""
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("uvicorn", "onnxruntime", "pillow", "numpy")
 _PAUSE_S = 0.3
+_SCHEDULING = ("batch", "system")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one turn (default: 4)")
     parser.add_argument("--clients", nargs="+", type=whole(1), default=[1, 32], help="connections (default: 1 32)")
     parser.add_argument("--fronts", nargs="+", type=whole(0), default=[0, 1, 2], help="processes (default: 0 1 2)")
+    parser.add_argument("--scheduling", nargs="+", choices=_SCHEDULING, default=_SCHEDULING, help="(default: both)")
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """A row for each number of fronts and of clients."""
+    """A row for each number of fronts, scheduling, and number of clients."""
     from tqdm import tqdm
 
     from benchmarks.servers import (
@@ -43,27 +49,31 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
         write_mini_model,
     )
 
-    found: dict[tuple[int, int], list[tuple[Measurement, float]]] = {}
+    found: dict[tuple[int, str, int], list[tuple[Measurement, float]]] = {}
     with TemporaryDirectory() as scratch, ExitStack() as running:
         models = write_mini_model(Path(scratch) / "models")
         _, request = form_and_body(photo())
-        servers: dict[int, tuple[int, int]] = {}
-        for fronts, port in zip(arguments.fronts, free_ports(len(arguments.fronts)), strict=True):
-            command = [sys.executable, "-m", "serve", str(models), "--port", str(port), "--fronts", str(fronts)]
-            servers[fronts] = port, running.enter_context(server(command, port))
+        servers: dict[tuple[int, str], tuple[int, int]] = {}
+        kinds = list(itertools.product(arguments.fronts, arguments.scheduling))
+        for (fronts, scheduling), port in zip(kinds, free_ports(len(kinds)), strict=True):
+            given = ["--port", str(port), "--fronts", str(fronts), "--scheduling", scheduling]
+            command = [sys.executable, "-m", "serve", str(models), *given]
+            servers[fronts, scheduling] = port, running.enter_context(server(command, port))
             run_load(port, request, 4, 1.0)  # warm-up
-        turns = [
-            (clients, fronts) for _ in range(arguments.rounds) for clients in arguments.clients for fronts in servers
-        ]
-        for clients, fronts in tqdm(turns, desc="fronts", unit="turn", leave=False):
-            port, pid = servers[fronts]
+        turns = [(clients, kind) for _ in range(arguments.rounds) for clients in arguments.clients for kind in servers]
+        for clients, kind in tqdm(turns, desc="fronts", unit="turn", leave=False):
+            port, pid = servers[kind]
             before = cpu_seconds(pid)
             load = run_load(port, request, clients, arguments.seconds)
-            found.setdefault((fronts, clients), []).append((load, cpu_seconds(pid) - before))
+            found.setdefault((*kind, clients), []).append((load, cpu_seconds(pid) - before))
             time.sleep(_PAUSE_S)
         return [
-            {"fronts": fronts, **row_of("skipvit, raw body", clients, turns_of, rss_mb(servers[fronts][1]))}
-            for (fronts, clients), turns_of in sorted(found.items())
+            {
+                "fronts": fronts,
+                "scheduling": scheduling,
+                **row_of("skipvit, raw body", clients, turns_of, rss_mb(servers[fronts, scheduling][1])),
+            }
+            for (fronts, scheduling, clients), turns_of in sorted(found.items())
         ]
 
 

@@ -20,6 +20,7 @@ within p99_ms; under load it steps down the list, and up again after it:
 
 import argparse
 import errno
+import logging
 import os
 import socket
 import sys
@@ -39,11 +40,14 @@ from serve.models.group import GroupError, open_groups
 from serve.models.repository import Repository
 from serve.monitoring.logs import set_up_logging
 from serve.monitoring.tracing import TracingUnavailable, check_packages
+from serve.scheduling import take_long_slices
 from serve.settings import Settings
 from serve.web.api_keys import BadKeys, new_key, read_keys
 from serve.web.http_server import HttpServer, end_past_hung_threads, listen, url_of
 from serve.web.tls import BadCertificate, tls_of
 from skipvit.artifacts import ArtifactError
+
+logger = logging.getLogger(__name__)
 
 _SHORTER = {"decode_threads": ("--threads",)}
 
@@ -85,12 +89,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _serve(settings, repository, listener)
 
 
+def _begin(settings: Settings) -> None:
+    """Says and does what comes before the server's threads and other processes."""
+    set_up_logging(settings.log_format)
+    if settings.scheduling == "batch":
+        logger.info("%s", take_long_slices())
+
+
 def _serve_with_fronts(models_dir: Path, settings: Settings) -> int:
     if not (sys.platform == "linux" and hasattr(os, "memfd_create")):
         return _fail("--fronts needs memory and ports that processes share, as Linux has them; leave it out here")
     from serve.fronts.supervisor import Supervisor
 
-    set_up_logging(settings.log_format)
+    _begin(settings)
     try:
         listen(settings.host, settings.port).close()  # a port that is shared would not say that it is taken
         claim = listen(settings.host, settings.port, shared=True)
@@ -111,7 +122,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
 
 
 def _serve(settings: Settings, repository: Repository, listener: socket.socket) -> int:
-    set_up_logging(settings.log_format)
+    _begin(settings)
     if any(model.task != "classification" for model in repository.models.values()):
         return_large_blocks()  # classifiers hold no picture long, and would only fault the same pages in again
     app = create_app(settings, repository)

@@ -157,6 +157,10 @@ class Settings(BaseSettings):
     model_control: Literal["none", "explicit"] = "none"
     """Whether clients may load and unload models by the Open Inference Protocol: explicit or none."""
 
+    scheduling: Literal["batch", "system"] = "batch"
+    """batch has the system give threads long slices of its cores, on Linux, which answers more requests a second;
+    system leaves it as the server was started."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
     """JSON lines for machines, text for people; auto is text on a terminal."""
     access_log: bool = True

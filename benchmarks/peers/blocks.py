@@ -1,6 +1,8 @@
 """What the comparison with other servers runs together: a peer, and ours beside it."""
 
 import argparse
+import itertools
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from skipvit.client.load import Measurement
 _MODULES = dict(
     zip(PEERS, ("plain_server", "peers.litserve_server", "peers.bentoml_server", "peers.ray_server"), strict=True)
 )
+
+
+_BY_PILLOW = "SKIPVIT_DECODING=pillow"
 
 
 @dataclass(eq=False, slots=True)
@@ -73,7 +78,24 @@ def blocks(models: Path, form: bytes, body: bytes, arguments: argparse.Namespace
             peer = Server([sys.executable if plain else python, "-m", module, str(models), "PORT", str(workers)])
             label = f"{name}, {workers} worker{'s' if workers > 1 else ''}"
             ours = _ours(models, form, body, variants=plain and workers == 1)
+            if plain and workers > 1:
+                ours = itertools.chain(ours, _by_scheduling(label, peer, models, form, body))
             yield Block([Candidate(label, peer, form, note="" if plain else note), *ours])
+
+
+def _by_scheduling(label: str, peer: Server, models: Path, form: bytes, body: bytes) -> Iterator[Candidate]:
+    """What the scheduling that ours asks for does to a peer that is started with it, and what ours does without."""
+    if shutil.which("chrt") is not None:
+        yield Candidate(f"{label}, by chrt --batch", Server(["chrt", "--batch", "0", *peer.command]), form)
+    cpus = available_cpus()
+    by_system = [*_serve(models), "--scheduling", "system", "--fronts", str(cpus)]
+    as_form = Server(["env", _BY_PILLOW, *by_system])
+    yield Candidate(f"{FORM}, {cpus} fronts, system's scheduling", as_form, form)
+    yield Candidate(f"{BODY}, {cpus} fronts, system's scheduling", Server(by_system), body)
+
+
+def _serve(models: Path) -> list[str]:
+    return [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
 
 
 def _interpreter(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -92,8 +114,8 @@ def _ours(models: Path, form: bytes, body: bytes, *, variants: bool) -> Iterator
     Both in one process and behind fronts. Then, as variants, the form by that decoder, and what the server alone
     brings, where Pillow resizes too.
     """
-    command = [sys.executable, "-m", "serve", str(models), "--port", "PORT"]
-    by_pillow = ["env", "SKIPVIT_DECODING=pillow", *command]
+    command = _serve(models)
+    by_pillow = ["env", _BY_PILLOW, *command]
     fast = Server(command)
     yield Candidate(FORM, Server(by_pillow), form)
     yield Candidate(BODY, fast, body)
