@@ -4,7 +4,8 @@ The same machine sends and serves, so the load takes some of the cores that the 
 refusals, of which there are nine for a picture: two models show what both are worth beside a picture of 100 or 350 ms.
 
 A machine that is shared with others may be a third faster or slower a minute later: the same process is measured at its
-peak before the overload and after it, and goodput is compared with the mean of both.
+peak before each overload and after it, and goodput is compared with the mean of both. Of goodput and latency the median
+over the rounds is judged; errors, silence and memory of every round.
 """
 
 import argparse
@@ -35,13 +36,14 @@ _WARM_UP_S = 3.0
 _TIMEOUT_S = 20.0
 _SIDE = 224
 _MODELS = ("vit_small_patch16_224", "vit_base_patch16_224")
-_PEAK = "peak"  # how the names of its phases begin
+_PEAK = "peak"  # how the names of its phases begin: older files have "peak before"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Gives the parser this command's arguments."""
     add = parser.add_argument
-    add("--seconds", type=whole(1), default=60, help="of the overload (default: 60)")
+    add("--rounds", type=whole(1), default=3, help="overloads, with a peak before and after each (default: 3)")
+    add("--seconds", type=whole(1), default=60, help="of each overload (default: 60)")
     add("--measured", type=whole(1), default=15, help="seconds for the latency alone, and each peak (default: 15)")
     add("--models", nargs="+", default=_MODELS, metavar="NAME",
         help=f"with random weights, one after the other (default: {' '.join(_MODELS)})")  # fmt: skip
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
-    """Of each model, one row each for a client alone, the peak of a closed loop, the overload, and the peak again."""
+    """Of each model, rows of a client alone, the peak of a closed loop, and each overload and the peak after it."""
     return [row for model in arguments.models for row in _measure(model, arguments)]
 
 
@@ -72,10 +74,11 @@ def _measure(model: str, arguments: argparse.Namespace) -> list[dict[str, object
         target_ms = max(1, round(_TARGET_TIMES * alone.p99_ms))
         with server([*command, "--target-ms", str(target_ms)], port) as pid:
             _closed(port, pid, "warm-up", arguments.clients, warm_up_s)
-            before = _peak(port, pid, "before", arguments)
-            overload = _open(port, pid, _TIMES * before.answered_per_s, arguments.seconds, warm_up_s)
-            after = _peak(port, pid, "after", arguments)
-    phases = (alone, before, overload, after)
+            phases = [alone, _peak(port, pid, arguments)]
+            for _ in range(arguments.rounds):
+                rate = _TIMES * phases[-1].answered_per_s
+                phases.append(_open(port, pid, rate, arguments.seconds, warm_up_s))
+                phases.append(_peak(port, pid, arguments))
     return [{"model": model, **phase.row(0 if phase is alone else target_ms)} for phase in phases]
 
 
@@ -89,19 +92,28 @@ def verdicts(rows: Sequence[Row]) -> Iterable[Verdict]:
 
 
 def _verdicts(model: str, phases: Sequence[Row]) -> Iterable[Verdict]:
-    [alone], [overload] = ([row for row in phases if row["phase"] == phase] for phase in ("alone", "overload"))
+    [alone], overloads = ([row for row in phases if row["phase"] == phase] for phase in ("alone", "overload"))
+    rounds = f"median of {len(overloads)}, " if len(overloads) > 1 else ""
     for what in ("server_errors", "no_answer"):
-        yield Verdict(f"{what.replace('_', ' ')}, {model}", "0", str(overload[what]), overload[what] == 0)
-    p99, base = _number(overload["p99_ms"]), _number(alone["p99_ms"])
-    what = f"p99 of what was admitted, over a client's alone, {model}"
-    yield Verdict(what, "<= 3", f"{p99 / base:.2f}", p99 <= 3 * base)
-    growth = _number(overload["rss_growth_percent"])
+        count = sum(int(_number(row[what])) for row in overloads)
+        yield Verdict(f"{what.replace('_', ' ')}, {model}", "0", str(count), count == 0)
+    times = statistics.median(_number(row["p99_ms"]) for row in overloads) / _number(alone["p99_ms"])
+    what = f"p99 of what was admitted, over a client's alone, {rounds}{model}"
+    yield Verdict(what, "<= 3", f"{times:.2f}", times <= 3)
+    growth = max(_number(row["rss_growth_percent"]) for row in overloads)
     yield Verdict(f"growth of resident memory, {model}", "<= 5 %", f"{growth:.1f} %", growth <= 5)
-    peaks = [row for row in phases if str(row["phase"]).startswith(_PEAK)]
-    peak = statistics.fmean(_number(row["answered_per_s"]) for row in peaks)
-    good = _number(overload["answered_per_s"]) / peak
-    what = "the mean of the peaks before and after" if len(peaks) > 1 else "the peak"  # the latter in older rows
-    yield Verdict(f"goodput of {what}, {model}", ">= 95 %", f"{100 * good:.1f} %", good >= 0.95)
+    good = statistics.median(_goodputs(phases))
+    what = f"goodput of the mean of the peaks before and after, {rounds}{model}"
+    yield Verdict(what, ">= 95 %", f"{100 * good:.1f} %", good >= 0.95)
+
+
+def _goodputs(phases: Sequence[Row]) -> Iterable[float]:
+    """Of each overload, over the peaks that come just before and after it."""
+    for place, row in enumerate(phases):
+        if row["phase"] == "overload":
+            beside = [phases[at] for at in (place - 1, place + 1) if at < len(phases)]
+            peaks = [_number(peak["answered_per_s"]) for peak in beside if str(peak["phase"]).startswith(_PEAK)]
+            yield _number(row["answered_per_s"]) / statistics.fmean(peaks)
 
 
 def _number(value: object) -> float:
@@ -162,8 +174,8 @@ def _closed(port: int, pid: int, phase: str, clients: int, seconds: float) -> _P
     return found
 
 
-def _peak(port: int, pid: int, when: str, arguments: argparse.Namespace) -> _Phase:
-    found = _closed(port, pid, f"{_PEAK} {when}", arguments.clients, arguments.measured)
+def _peak(port: int, pid: int, arguments: argparse.Namespace) -> _Phase:
+    found = _closed(port, pid, _PEAK, arguments.clients, arguments.measured)
     if set(found.outcomes) != {"200"}:  # who is refused asks again at once, and what that costs would be missing
         raise RuntimeError(f"the {found.phase} is none, not all was answered: {found.outcomes}; use fewer --clients")
     return found

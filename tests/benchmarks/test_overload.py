@@ -10,7 +10,7 @@ from benchmarks.proofs import Row
 from benchmarks.rows import read_rows
 
 ALONE: Row = {"phase": "alone", "p99_ms": 100.0}
-BEFORE: Row = {"phase": "peak before", "answered_per_s": 32.0}
+BEFORE: Row = {"phase": "peak", "answered_per_s": 32.0}
 GOOD: Row = {
     "phase": "overload",
     "server_errors": 0,
@@ -19,7 +19,7 @@ GOOD: Row = {
     "rss_growth_percent": 5.0,
     "answered_per_s": 28.5,
 }
-AFTER: Row = {"phase": "peak after", "answered_per_s": 28.0}
+AFTER: Row = {"phase": "peak", "answered_per_s": 28.0}
 ROWS = (ALONE, BEFORE, GOOD, AFTER)
 
 
@@ -51,18 +51,35 @@ def test_goodput_is_compared_with_the_mean_of_both_peaks() -> None:
         "goodput of the mean of the peaks before and after, vit_small_patch16_224",
         "95.0 %",
     )
-    *_, one = overload.verdicts([ALONE, {"phase": "peak", "answered_per_s": 30.0}, GOOD])  # as older files have it
-    assert (one.what, one.found) == ("goodput of the peak, vit_small_patch16_224", "95.0 %")
+    older = [{**BEFORE, "phase": "peak before"}, GOOD, {**AFTER, "phase": "peak after"}]
+    *_, same = overload.verdicts([ALONE, *older])
+    assert same == both
+
+
+def test_of_several_rounds_the_median_is_judged_and_every_error() -> None:
+    slow = {**GOOD, "answered_per_s": 20.0, "p99_ms": 400.0}
+    broken = {**GOOD, "server_errors": 2, "rss_growth_percent": 7.0}
+    errors, silent, p99, growth, goodput = overload.verdicts([*ROWS, slow, BEFORE, broken, AFTER])
+    assert [verdict.met for verdict in (errors, silent, p99, growth, goodput)] == [False, True, True, False, True]
+    assert (errors.found, p99.found, growth.found, goodput.found) == ("2", "3.00", "7.0 %", "95.0 %")
+    assert "median of 3" in p99.what
+    assert "median of 3" in goodput.what
 
 
 @pytest.mark.slow
 def test_a_short_run_refuses_what_is_too_much_and_loses_nothing(tmp_path: Path) -> None:
     model = ["--models", "vit_micro_patch2_8", "--model-arg", "img_size=224", "--model-arg", "patch_size=16"]
-    assert main(["--out", str(tmp_path), "overload", "--seconds", "2", "--measured", "1", *model]) in (0, 1)
-    alone, before, found, after = rows = read_rows("overload", tmp_path)
-    assert [row["phase"] for row in rows] == ["alone", "peak before", "overload", "peak after"]
-    assert {row["refused_per_s"] for row in (alone, before, after)} == {"0.0"}
-    assert float(before["answered_per_s"]) > 0 < float(after["answered_per_s"])
-    assert (found["server_errors"], found["no_answer"]) == ("0", "0")
-    assert float(found["refused_per_s"]) > float(found["answered_per_s"]) > 0
-    assert int(found["target_ms"]) > 0
+    assert main(["--out", str(tmp_path), "overload", "--seconds", "2", "--measured", "1", "--rounds", "2", *model]) in (
+        0,
+        1,
+    )
+    rows = read_rows("overload", tmp_path)
+    assert [row["phase"] for row in rows] == ["alone", "peak", "overload", "peak", "overload", "peak"]
+    for row in rows:
+        assert (row["server_errors"], row["no_answer"]) == ("0", "0")
+        assert float(row["answered_per_s"]) > 0
+        if row["phase"] == "overload":
+            assert float(row["refused_per_s"]) > float(row["answered_per_s"])
+            assert int(row["target_ms"]) > 0
+        else:
+            assert row["refused_per_s"] == "0.0"
