@@ -17,6 +17,7 @@ from serve.web.hang_up import HANG_UP, HangUp
 from serve.web.idle import IdleConnections
 from serve.web.joined_writes import JoinedWrites
 from serve.web.shedding import Shedding
+from serve.web.unread import Unread
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_PIPELINED = 16
@@ -36,6 +37,11 @@ class BoundedHttp(HttpToolsProtocol):
     """From the connection, or the first byte of a later request on it, to the end of the headers."""
     taken_within_s = 60.0
     """In which a client must take something of what waits to be sent to it."""
+
+    unread_bytes = 64 << 20
+    """Of a body that are taken, and thrown away, past the answer to its request."""
+    unread_within_s = 30.0
+    """In which they must come."""
 
     farewell_s = 1.0
     """In which a client must take leave where TLS asks it to."""
@@ -58,13 +64,16 @@ class BoundedHttp(HttpToolsProtocol):
         self._farewell: asyncio.TimerHandle | None = None
         self._shed = False  # whether the request whose body comes has its answer from there
         self._shed_at_once = 0  # of what came in one piece
+        self._past_answer = False  # whether a body comes whose request is answered
+        self._unread: Unread | None = None  # what has come of it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         if self.on_made is not None:
             self.on_made()
             self.on_made = None
         super().connection_made(transport)
-        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]  # it has all that is used here
+        joined = JoinedWrites(transport, self.loop, self._lingers)
+        self.transport = joined  # type: ignore[assignment]  # it has all that is used here
         self._start_timer()
         self._rest()
 
@@ -75,6 +84,8 @@ class BoundedHttp(HttpToolsProtocol):
         for timer in (self._look, self._farewell):
             if timer is not None:
                 timer.cancel()
+        if self._unread is not None:
+            self._unread.forget()
         self._unset_keepalive_if_required()  # uvicorn keeps it, and all of this with it, if the client resets
         super().connection_lost(exc)
         if self._begun is not None and not self._begun.response_complete:  # uvicorn tells the last of several only
@@ -104,10 +115,17 @@ class BoundedHttp(HttpToolsProtocol):
         self._watch_unsent()  # the connection may be closing, and does so only when all is sent
 
     def data_received(self, data: bytes) -> None:
+        if self._unread is not None and self._unread.leaving:
+            self._unread.take(len(data))
+            return
+        cycle = self.cycle
+        self._past_answer = self._shed or (cycle is not None and cycle.response_complete and cycle.more_body)
         self._unfinished += len(data)
         self._shed_at_once = 0
         self._feed(data)
         if self.transport.is_closing():
+            return
+        if self._past_answer and self._takes_leave_after(len(data)):
             return
         if not self._unfinished:
             self._keep_alive_for_a_while()
@@ -199,10 +217,34 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._finished()
+        self._unread, self._past_answer = None, False
         if self._shed:
             self._shed = False
         elif not self._asks_for_upgrade:
             super().on_message_complete()
+            self.cycle.more_body = False  # uvicorn does not say so once the answer is complete
+
+    def _takes_leave_after(self, size: int) -> bool:
+        """Takes note of a piece of a body that came past its answer; whether it is one too many."""
+        if self._unread is None:
+            self._unread = self._new_unread()
+        self._unread.take(size)
+        return self._unread.leaving
+
+    def _lingers(self) -> bool:
+        """Whether a connection that ends with its answer is kept for the rest of the body that comes."""
+        cycle, closing = self.cycle, self.transport.is_closing()
+        if closing or cycle is None or cycle.keep_alive or not (cycle.response_complete and cycle.more_body):
+            return False
+        self._unread = self._new_unread()
+        self._unread.take_leave()
+        self.flow.resume_reading()
+        self._rest()
+        return True
+
+    def _new_unread(self) -> Unread:
+        transport: JoinedWrites = self.transport  # type: ignore[assignment]
+        return Unread(transport, self.loop, self.unread_bytes, self.unread_within_s, self.hang_up)
 
     def _keep_alive_for_a_while(self) -> None:
         """Lets a connection rest after what came of a body that was not waited for; it ended the time until then."""

@@ -173,5 +173,7 @@ def _protocol(settings: Settings, tls: Tls | None, shed: Shedding | None) -> Any
     class OfThisServer(BoundedHttp):
         idle = IdleConnections(most_idle(settings.max_idle_connections))
         shedding = shed
+        unread_bytes = settings.max_body_bytes  # as of a request that is not refused
+        unread_within_s = settings.body_timeout_s
 
     return OfThisServer if tls is None else partial(TlsDoor, OfThisServer, tls.context)

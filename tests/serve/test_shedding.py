@@ -211,6 +211,7 @@ class _AlwaysFull(BoundedHttp):
 def connected(call_later: Callable[[float, object], Mock]) -> _AlwaysFull:
     """Without a network; what the app is asked is never done."""
     loop = Mock(call_later=call_later, create_task=Mock(side_effect=lambda run: run.close() or Mock()))
+    loop.time.return_value = 0.0
     protocol = _AlwaysFull(uvicorn.Config(echo, lifespan="off", log_config=None), ServerState(), {}, loop)
     transport = Mock(get_extra_info=Mock(return_value=None), is_closing=Mock(return_value=False))
     transport.get_write_buffer_size = Mock(return_value=0)
