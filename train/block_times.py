@@ -16,8 +16,8 @@ from skipvit.layers.phi import make_phi
 from skipvit.layers.static_attention import StaticAttention
 from skipvit.layers.token_pyramid import TokenPyramid
 from skipvit.models.blocks import AttentionBlock, SkipBlock
+from skipvit.models.choices import Choices
 from skipvit.models.spec import Grid, Kind, Reduction, Spec
-from skipvit.models.vision_transformer import Choices
 from train.probes import SHARES
 from train.speed import clock_of, interleaved
 from train.vit_parts import VitParts

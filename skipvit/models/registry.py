@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from skipvit.models.choices import Choices
 from skipvit.models.timm_guard import timm
-from skipvit.models.vision_transformer import Choices, SkipVisionTransformer
+from skipvit.models.vision_transformer import SkipVisionTransformer
 
 register_model = timm.models.register_model
 _create_vision_transformer = timm.models.vision_transformer._create_vision_transformer

@@ -21,46 +21,21 @@ The ops have autograd rules but none for torch.func's transforms: per-sample gra
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from skipvit.layers.phi import PhiKind, make_phi
-from skipvit.layers.static_attention import Form, StaticAttention
-from skipvit.layers.token_pyramid import PyramidKind, TokenPyramid, unpool
-from skipvit.models.blocks import AttentionBlock, SkipBlock
+from skipvit.layers.static_attention import StaticAttention
+from skipvit.layers.token_pyramid import TokenPyramid, unpool
+from skipvit.models.blocks import SkipBlock
+from skipvit.models.choices import Choices
 from skipvit.models.spec import Grid, Spec, as_spec
 from skipvit.models.timm_guard import timm
 
 _vit: Any = timm.models.vision_transformer
-_Attention: Any = timm.layers.Attention
 _VisionTransformer: Any = _vit.VisionTransformer
-
-
-@dataclass(frozen=True)
-class Choices:
-    """How the parts of a spec are made.
-
-    Args:
-        phi: SkipAt's Φ, or the paper's ablations ``identity`` and ``dwconv``.
-        phi_expansion: hidden channels of Φ over embed_dim.
-        phi_kernel_size: odd size of Φ's depthwise convolution.
-        static_form: ``dense`` logits, or ``factorised`` ones of rank ``static_rank``.
-        static_class_row: ``static``, or ``dynamic``: the class token's attention is computed.
-        static_guided: static blocks keep their dynamic branch, to train with ``set_guide``.
-        pyramid: ``static`` matrices, or ``content``-dependent ones.
-    """
-
-    phi: PhiKind = "phi"
-    phi_expansion: float = 2.0
-    phi_kernel_size: int = 5
-    static_form: Form = "dense"
-    static_rank: int = 8
-    static_class_row: Literal["static", "dynamic"] = "static"
-    static_guided: bool = False
-    pyramid: PyramidKind = "static"
 
 
 class SkipVisionTransformer(_VisionTransformer):
@@ -134,26 +109,14 @@ class SkipVisionTransformer(_VisionTransformer):
         like = next(self.parameters())
         self.pyramids = nn.ModuleDict()
         for index, block in enumerate(self.blocks):
-            self.blocks[index] = self._block(spec.kind(index), block, grids[index])
+            self.blocks[index] = choices.make_block(
+                spec.kind(index), block, self.embed_dim, grids[index], self.num_prefix_tokens
+            )
         for reduction in spec.tokens:
             before = self._grid_before(reduction.block, grids)
             after = grids[reduction.block]
             pyramid = TokenPyramid(self.embed_dim, before, after, self.num_prefix_tokens, choices.pyramid)
             self.pyramids[str(reduction.block)] = pyramid.to(like)
-
-    def _block(self, kind: str, block: Any, grid: Grid) -> nn.Module:
-        c, like = self.choices, next(block.parameters())
-        if kind == "skip":
-            phi = make_phi(c.phi, self.embed_dim, c.phi_expansion, c.phi_kernel_size, like.device, like.dtype)
-            return SkipBlock(block, phi, self.num_prefix_tokens)
-        if kind == "static":
-            if type(block.attn) is not _Attention:
-                raise ValueError(f"attention of {type(block.attn).__name__} cannot become static; leave it dynamic")
-            tokens = self.num_prefix_tokens + grid[0] * grid[1]
-            block.attn = StaticAttention(
-                block.attn, tokens, c.static_form, c.static_rank, c.static_class_row, c.static_guided
-            )
-        return AttentionBlock(block)
 
     def _grids(self) -> list[Grid]:
         return self.spec.grids(len(self.blocks), self.patch_embed.grid_size)
