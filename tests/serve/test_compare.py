@@ -16,7 +16,21 @@ from onnx import numpy_helper
 from serve.models.repository import Repository
 from serve.settings import Settings
 from tests.serve.browser import IN_A_BROWSER, done, draw, opened
-from tests.serve.servers import CLASSES, brightness_model, over_socket, png, write_model
+from tests.serve.comparing import (
+    HOLD,
+    best,
+    column,
+    edit_infer,
+    figure,
+    hold,
+    largest_difference,
+    link,
+    probabilities,
+    release,
+    send,
+    verdict,
+)
+from tests.serve.servers import CLASSES, brightness_model, over_socket, write_model
 
 pytestmark = IN_A_BROWSER
 
@@ -47,64 +61,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(decode_threads=1, access_log=False)
     with over_socket(Repository.open(root, settings), settings) as url:
         yield url
-
-
-def link(other: str, model: str = "digits") -> str:
-    return f"/?model={model}&with={other}"
-
-
-def send(page: Any, level: int) -> None:
-    file = {"name": "flat.png", "mimeType": "image/png", "buffer": png(level)}
-    page.set_input_files("#file", file)
-
-
-def column(page: Any, side: int) -> Any:
-    return page.locator(".column").nth(side)
-
-
-def figure(page: Any, side: int, name: str) -> str:
-    return str(column(page, side).locator(f"[data-figure={name}]").inner_text())
-
-
-def best(page: Any, side: int) -> str:
-    return str(column(page, side).locator(".bars li").first.get_attribute("data-label"))
-
-
-def verdict(page: Any) -> str:
-    return str(page.locator("#verdict").inner_text())
-
-
-def edit_infer(page: Any, times: dict[str, list[float]], batch_size: int = 1) -> list[str]:
-    """Makes the server's answers say these engine times, each model's in turn; returns the models as they are asked."""
-    asked: list[str] = []
-    left = {model: list(values) for model, values in times.items()}
-
-    def edited(route: Any) -> None:
-        model = re.search(r"model=(\w+)", route.request.url)[1]
-        response = route.fetch()
-        answer = response.json()
-        answer["results"][0]["timing_ms"]["infer"] = left[model].pop(0)
-        answer["results"][0]["batch_size"] = batch_size
-        asked.append(model)
-        route.fulfill(response=response, json=answer)
-
-    page.route("**/v1/classify*", edited)
-    return asked
-
-
-def probabilities(level: int, scale: float) -> Any:
-    """The tiny model's formula."""
-    logits = scale * (level - np.linspace(0, 255, CLASSES)) ** 2
-    return np.exp(logits) / np.exp(logits).sum()
-
-
-def largest_difference(page: Any) -> float:
-    """In percentage points, as the page says it."""
-    match = re.search(
-        r"The largest difference of a probability is ([\d.]+) percentage points \(for \d\)\.", verdict(page)
-    )
-    assert match
-    return float(match[1])
 
 
 @pytest.mark.parametrize("level", [100, 128, 200])
@@ -257,30 +213,9 @@ def test_time_both_takes_turns_and_ends_with_the_ratio(browser: Any, site: str) 
         assert best(page, 0) == "5"  # the answers stand
 
 
-# Holds what fetch gives while window.holding, and gives it later even to who took the question back.
-_HOLD = """
-window.held = [];
-const real = window.fetch;
-window.fetch = async (url, options) => {
-  const response = real(url, window.holding ? { ...options, signal: undefined } : options);
-  if (window.holding) await new Promise((release) => window.held.push(release));
-  return response;
-};
-"""
-
-
-def hold(page: Any, holding: bool) -> None:
-    page.evaluate("holding => { window.holding = holding; }", holding)
-
-
-def release(page: Any) -> None:
-    page.evaluate("() => { for (const release of window.held) release(); }")
-    page.wait_for_timeout(150)
-
-
 def test_a_stale_answer_overwrites_nothing(browser: Any, site: str) -> None:
     with opened(browser, site, link("softer")) as page:
-        page.evaluate(_HOLD)
+        page.evaluate(HOLD)
         hold(page, True)
         send(page, 0)
         page.wait_for_function("() => window.held.length === 1")
@@ -297,7 +232,7 @@ def test_a_stale_answer_overwrites_nothing(browser: Any, site: str) -> None:
 
 def test_a_new_picture_and_the_stop_button_end_the_timing(browser: Any, site: str) -> None:
     with opened(browser, site, link("softer")) as page:
-        page.evaluate(_HOLD)
+        page.evaluate(HOLD)
         send(page, 0)
         done(page)
         requests: list[str] = []
