@@ -14,7 +14,8 @@ import struct
 
 # Long beside what a picture needs of each thread, short beside what a person or a probe notices.
 _SLICE_NS = 20_000_000
-_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the system call's number; C libraries know it since glibc 2.41
+# Numbers of the system calls sched_setattr and sched_getattr; C libraries know them since glibc 2.41.
+_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 _SCHED_ATTR = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 
 
@@ -25,24 +26,27 @@ def take_long_slices() -> str:
     """
     if not hasattr(os, "SCHED_BATCH"):
         return "threads run in the system's slices: it has no others"
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return "threads run in slices as the server was started with"
     try:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            return "threads run in slices as the server was started with"
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError as error:
         return f"threads run in the system's slices: {error.strerror}"
-    refused = _lengthen()
-    if refused:
-        return f"threads run as a batch, in the system's slices: {os.strerror(refused)}"
+    if missing := _lengthen():
+        return f"threads run as a batch, in the system's slices: {missing}"
     return f"threads run as a batch, in slices of up to {_SLICE_NS // 1_000_000} ms"
 
 
-def _lengthen() -> int:
-    """Asks for the slices; returns why it was refused as an errno, or 0. Systems before Linux 6.12 ignore it."""
-    number = _SCHED_SETATTR.get(platform.machine())
-    if number is None:
-        return errno.ENOSYS
+def _lengthen() -> str:
+    """Asks for the slices; returns why they are not had, or nothing."""
+    if platform.machine() not in _CALLS:
+        return os.strerror(errno.ENOSYS)
+    ask, look = _CALLS[platform.machine()]
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, os.SCHED_BATCH, 0, nice, 0, _SLICE_NS, 0, 0)
+    found = ctypes.create_string_buffer(_SCHED_ATTR.size)
     library = ctypes.CDLL(None, use_errno=True)
-    return ctypes.get_errno() if library.syscall(number, 0, wanted, 0) else 0
+    if library.syscall(ask, 0, wanted, 0) or library.syscall(look, 0, found, len(found), 0):
+        return os.strerror(ctypes.get_errno())
+    slice_ns = _SCHED_ATTR.unpack(found.raw)[5]
+    return "" if slice_ns == _SLICE_NS else "Linux has no others before 6.12"  # it does not refuse them
