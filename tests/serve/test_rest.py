@@ -23,10 +23,11 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
 
 def test_a_rest_ends_by_itself(loop: asyncio.AbstractEventLoop) -> None:
     rest = Rest()
+    resting = noted(rest)
 
     async def scenario() -> None:
         rest.after_this()
-        await asyncio.sleep(0.001)  # of the loop's own, which a rest may delay
+        await turns_until(resting.is_set)  # after it, since it holds the loop
 
     loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
 
@@ -71,12 +72,12 @@ def test_an_answer_that_comes_before_a_rest_leaves_none(
 def test_an_answer_before_a_refusal_is_called_before_the_rest(loop: asyncio.AbstractEventLoop) -> None:
     rest = Rest()
     happened: list[str] = []
-    noted(rest, lambda: happened.append("rest"))
+    resting = noted(rest, lambda: happened.append("rest"))
 
     async def scenario() -> None:
         rest.deliver_to(asyncio.get_running_loop())(lambda: happened.append("answer"))
         rest.after_this()
-        await asyncio.sleep(0.001)
+        await turns_until(resting.is_set)
 
     loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
     assert happened == ["answer", "rest"]
@@ -86,7 +87,7 @@ def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop)
     """A request that was let in beside a refused one, with some turns of the loop to go, does not wait for nothing."""
     rest = Rest()
     happened: list[str] = []
-    noted(rest, lambda: happened.append("rest"))
+    resting = noted(rest, lambda: happened.append("rest"))
 
     async def begun() -> None:
         for _ in range(4):
@@ -96,7 +97,7 @@ def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop)
     async def scenario() -> None:
         rest.after_this()
         await begun()
-        await asyncio.sleep(0.001)
+        await turns_until(resting.is_set)
 
     loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
     assert happened == ["begun", "rest"]
@@ -111,10 +112,17 @@ def test_many_refusals_are_one_rest(loop: asyncio.AbstractEventLoop) -> None:
         for expected in (1, 2):
             for _ in range(100):
                 rest.after_this()
-            await asyncio.sleep(0.001)
+            await turns_until(lambda least=expected: len(count) >= least)
+            for _ in range(2 * rests._TURNS):  # in which a second would come
+                await asyncio.sleep(0)
             assert len(count) == expected
 
     loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
 
 
 def noted(rest: Rest, begins: Callable[[], object] = lambda: None) -> threading.Event:
