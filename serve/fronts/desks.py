@@ -23,6 +23,26 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_AFTER_S = 5.0  # that a connection was asked for, and none came
 _HANGS_AFTER_S = 20.0  # that a front was offered warm models, and has not changed over to them
+_MOST_BETWEEN_LOOKS_S = 1.0  # five times as long as there should be
+
+
+class RunningTime:
+    """Seconds in which this process ran, by how often it looks at its clock.
+
+    A machine that stands still, as a virtual one does while it is moved, stops the fronts too, and its clock goes on.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._ran_s = 0.0
+
+    def look(self) -> float:
+        """Seconds until now; of those since the last look no more than there can be while it runs."""
+        now = self._clock()
+        self._ran_s += min(now - self._last, _MOST_BETWEEN_LOOKS_S)
+        self._last = now
+        return self._ran_s
 
 
 class Desks:
@@ -33,8 +53,13 @@ class Desks:
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], groups: Mapping[str, Task], invite: Callable[[int], object]
+        self,
+        models: Sequence[ServedModel],
+        groups: Mapping[str, Task],
+        invite: Callable[[int], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._running = RunningTime(clock)
         self.offer = Offer(0, models, {}, groups)
         self._invite = invite
         self._invited: dict[int, float] = {}
@@ -66,7 +91,7 @@ class Desks:
         self._invited.pop(front, None)
         self._fronts[desk] = front
         self._known.add(front)
-        self._awaited[desk] = time.monotonic()
+        self._awaited[desk] = self._running.look()
         self._kept[desk] = stack = ExitStack()
         for model in self.offer.models:
             stack.enter_context(model.in_use())
@@ -74,7 +99,7 @@ class Desks:
 
     def warm(self) -> None:
         """Tells all fronts, those to come too, that the models are warm."""
-        self._awaited = dict.fromkeys(self._awaited, time.monotonic())
+        self._awaited = dict.fromkeys(self._awaited, self._running.look())
         self._warm.set()
 
     def deliver(self, finish: Callable[[], None]) -> None:
@@ -101,8 +126,11 @@ class Desks:
                 self._invite(front)
 
     def hung(self) -> list[int]:
-        """Fronts that have not changed over to warm models in their time; each is named again after as long."""
-        now = time.monotonic()
+        """Fronts that have not changed over to warm models in their time; each is named again after as long.
+
+        To be asked several times a second: only time in which it is counts against them.
+        """
+        now = self._running.look()
         late = [desk for desk, since in self._awaited.items() if now - since >= _HANGS_AFTER_S and self._warm.is_set()]
         for desk in late:
             logger.error("front %d has not taken what is served in %g s: it hangs", self._fronts[desk], _HANGS_AFTER_S)

@@ -220,3 +220,29 @@ def test_a_repository_opens_again_with_what_can_be_had(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         Repository.reopen(tmp_path, Settings(), keys)
     assert Repository.reopen(tmp_path, Settings(), []).served == [], "all were unloaded"
+
+
+def test_time_in_which_the_machine_stood_still_is_none_that_a_front_hangs(tmp_path: Path) -> None:
+    """As when it is moved to another host in the middle of a swap; the clock has gone on meanwhile."""
+    write_model(tmp_path)
+    model = model_of(tmp_path)
+    now = 0.0
+
+    async def main() -> None:
+        nonlocal now
+        desks = Desks([model], {}, lambda _front: None, lambda: now)
+        desks.warm()
+        front = Front(desks, 5)
+        for _ in range(10):
+            now += 60.0
+            assert desks.hung() == []
+        looks = 0
+        while desks.hung() == []:
+            now += 0.25
+            looks += 1
+        assert looks == (20 - 10) * 4, "of each time that it stood still a second is counted"
+        await front.refuse()
+        await until(lambda: not desks.open)
+
+    asyncio.run(main())
+    assert model.close()
