@@ -83,7 +83,7 @@ class ModelControl:
         Raises:
             LoadFailed: there is no such model, or a version was not taken; what was served still is.
             Overloaded: too many wait for theirs.
-            NotReady: another load of it hangs.
+            NotReady: another load of it hangs, or several of others do.
         """
         if len(self._work) > MOST_WAITING:
             raise Overloaded(f"{len(self._work)} loads of models and other changes wait for their turn", 1)
@@ -105,7 +105,7 @@ class ModelControl:
         return index_of(self._repository, folder)
 
     async def _load(self, name: str, override: str | None) -> None:
-        async with self._one.turn(name):
+        async with self._one.turn(name, loads=True):
             wanted = chosen(name, await self._versions_there(name), self._settings)
             if not wanted:
                 raise LoadFailed("no version of it is in the repository that the settings want")
@@ -237,7 +237,7 @@ class ModelControl:
         repository.forget_failures(folder)
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
         for name, version in self._watch.to_load(self._served(), tried):
-            if name not in self.unloaded and not self._one.hangs(name):
+            if name not in self.unloaded and not self._one.hangs(name) and not self._one.full:
                 with suppress(LoadFailed):  # logged and noted
                     await self._bring(name, version)
             if overtaken != self._one.overtaken:

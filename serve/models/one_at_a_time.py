@@ -14,10 +14,16 @@ from serve.models.background import PATIENCE_S, Background
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MOST_ASIDE = 2
+"""Changes that have given their turn up, after which no other load begins."""
 
 
 class OneAtATime:
     """Turns for changes of models. A change that hangs gives its turn up, and from then on keeps only its own model.
+
+    Whether it hangs or is only slow cannot be told, so it may come to need its memory beside the loads that overtake
+    it. These are bounded: with ``MOST_ASIDE`` of them under way no other begins, and so never more than one load
+    beside those. An engine that died is started again even then, in the memory that it had.
 
     All of it is for the event loop.
     """
@@ -29,15 +35,17 @@ class OneAtATime:
         self._aside: dict[str, float] = {}
 
     @asynccontextmanager
-    async def turn(self, name: str | None = None) -> AsyncIterator[None]:
+    async def turn(self, name: str | None = None, *, loads: bool = False) -> AsyncIterator[None]:
         """Waits until no other change is under way, and keeps the others waiting.
 
         Raises:
-            NotReady: one of the model called ``name`` hangs.
+            NotReady: one of the model called ``name`` hangs, or it ``loads`` and too many do.
         """
         self._refuse_if_aside(name)
         async with self._lock:
             self._refuse_if_aside(name)
+            if loads:
+                self._refuse_if_full()
             yield
 
     async def in_thread(self, name: str, work: Callable[..., T], *arguments: Any) -> T:
@@ -56,6 +64,11 @@ class OneAtATime:
         """Whether a change of this model has given its turn up, and not ended."""
         return name in self._aside
 
+    @property
+    def full(self) -> bool:
+        """Whether so many changes hang that no load may begin."""
+        return len(self._aside) >= MOST_ASIDE
+
     def _set_aside(self, name: str) -> None:
         logger.warning("a load of model %r takes more than %g s; those of others go on without it", name, PATIENCE_S)
         self._aside[name] = time.monotonic()
@@ -68,4 +81,12 @@ class OneAtATime:
             raise NotReady(
                 f"a load of model {quoted(name)} is under way for {seconds:.0f} s, and what was served before still is",
                 "ask again when it has ended; if it never does, start the server anew",
+            )
+
+    def _refuse_if_full(self) -> None:
+        if self.full:
+            raise NotReady(
+                f"loads of {', '.join(map(quoted, self._aside))} are under way for over {PATIENCE_S:g} s, and another "
+                "beside them might find no memory",
+                "ask again when they have ended; if they never do, start the server anew",
             )

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from serve.errors import NotReady
 from serve.models import background, control
 from serve.models.background import Background
+from serve.models.one_at_a_time import MOST_ASIDE, OneAtATime
 from serve.models.served_model import ServedModel
 from serve.settings import Settings
 from tests.serve.servers import until, write_model
@@ -100,6 +102,33 @@ def test_a_look_that_a_load_held_up_is_not_acted_on_any_more(tmp_path: Path, stu
             while "2" not in repository.versions("shades"):
                 await asyncio.sleep(0)
             assert "other" in repository.models
+
+    asyncio.run(main())
+
+
+def test_loads_that_hang_and_what_runs_beside_them_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may only be slow, and take its memory yet."""
+    monkeypatch.setattr(background, "PATIENCE_S", 0.0)
+    gate = threading.Event()
+
+    async def main() -> None:
+        work = Background("work", NotReady)
+        one = OneAtATime(work)
+
+        async def load(name: str) -> None:
+            async with one.turn(name, loads=True):
+                await one.in_thread(name, gate.wait, 60)
+
+        slow = [work.spawn(load(str(number))) for number in range(MOST_ASIDE)]
+        await until(lambda: one.full)
+        with pytest.raises(NotReady, match="loads of '0', '1' are under way"):
+            await load("more")
+        async with one.turn("to be unloaded"), asyncio.timeout(60):
+            pass
+        gate.set()
+        await asyncio.gather(*slow)
+        await load("more")
+        await work.close()
 
     asyncio.run(main())
 
