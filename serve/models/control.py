@@ -14,6 +14,7 @@ from functools import partial
 
 from serve.engines.engine import EngineLost, EngineUnavailable
 from serve.errors import NotReady, Overloaded
+from serve.fronts.together import Together
 from serve.heap import return_large_blocks
 from serve.models.background import Background
 from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
@@ -35,6 +36,7 @@ MOST_WAITING = 32
 REMEMBERED_VERSIONS = 100
 """Versions out of service whose metrics are kept."""
 _CLOSE_AGAIN_S = 1.0
+_INDEX_WITHIN_S = 5.0
 
 
 class ModelControl:
@@ -58,6 +60,8 @@ class ModelControl:
         self._watch = Watch(settings)
         self.unloaded: set[str] = set()  # which watching does not bring back
         self._work = Background("model-loader", LoadFailed, NotReady)
+        self._lister = Background("model-index")  # no thread that others need: a file system may hang
+        self._listing = Together[Folder]()
         self._one = OneAtATime(self._work)
         self._revival = Revival(repository, self._work, self._one, self._bring)
 
@@ -72,6 +76,7 @@ class ModelControl:
 
     async def close(self) -> None:
         """Waits for what is being done, and ends."""
+        await self._lister.close()
         await self._work.close()
 
     async def load(self, name: str, override: str | None = None) -> None:
@@ -98,11 +103,15 @@ class ModelControl:
         return await asyncio.shield(self._work.spawn(self._unload(name)))
 
     async def index(self) -> list[IndexRow]:
-        """Every version that is served or lies in the repository."""
+        """Every version that is served or lies in the repository; without the latter if that cannot be looked into."""
         folder: Folder = {}
-        with suppress(OSError, ArtifactError):
-            folder = await asyncio.get_running_loop().run_in_executor(None, look_into, self._repository.root)
+        with suppress(OSError, ArtifactError):  # TimeoutError is one of the first
+            async with asyncio.timeout(_INDEX_WITHIN_S):
+                folder = await self._listing(self._list)
         return index_of(self._repository, folder)
+
+    async def _list(self) -> Folder:
+        return await self._lister.in_thread(look_into, self._repository.root)
 
     async def _load(self, name: str, override: str | None) -> None:
         async with self._one.turn(name, loads=True):
@@ -233,7 +242,10 @@ class ModelControl:
 
     async def _look(self) -> None:
         repository, overtaken = self._repository, self._one.overtaken
-        self._watch.look(folder := await self._work.in_thread(look_into, repository.root))
+        folder = await self._one.look(look_into, repository.root)
+        if overtaken != self._one.overtaken:
+            return  # much may have changed since it began
+        self._watch.look(folder)
         repository.forget_failures(folder)
         tried = {key: failure.fingerprint for key, failure in repository.failures.items()}
         for name, version in self._watch.to_load(self._served(), tried):

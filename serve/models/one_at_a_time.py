@@ -60,6 +60,22 @@ class OneAtATime:
                 await self._lock.acquire()
                 del self._aside[name]
 
+    async def look(self, work: Callable[..., T], *arguments: Any) -> T:
+        """As ``in_thread``, for a look into the repository that is for no one model: it takes no memory of note."""
+        late = False
+
+        def set_aside() -> None:
+            nonlocal late
+            logger.warning("a look into the model repository takes more than %g s; loads go on without it", PATIENCE_S)
+            late = True
+            self._give_up_turn()
+
+        try:
+            return await self._work.in_thread(work, *arguments, late=set_aside)
+        finally:
+            if late:
+                await self._lock.acquire()
+
     def hangs(self, name: str) -> bool:
         """Whether a change of this model has given its turn up, and not ended."""
         return name in self._aside
@@ -72,6 +88,9 @@ class OneAtATime:
     def _set_aside(self, name: str) -> None:
         logger.warning("a load of model %r takes more than %g s; those of others go on without it", name, PATIENCE_S)
         self._aside[name] = time.monotonic()
+        self._give_up_turn()
+
+    def _give_up_turn(self) -> None:
         self.overtaken += 1
         self._lock.release()
 
