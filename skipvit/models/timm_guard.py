@@ -6,14 +6,29 @@ rules for two operators that do not exist. Declaring those two operators first l
 calls them, and pictures are decoded by Pillow.
 """
 
+import gc
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 _MISSING_OPS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Modules stay; searching what they are made of for garbage, again and again, is a tenth of the time of loading."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _import_torchvision() -> None:
@@ -33,5 +48,6 @@ def _import_torchvision() -> None:
         importlib.import_module("torchvision")
 
 
-_import_torchvision()
-timm: Any = importlib.import_module("timm")
+with _without_collection():
+    _import_torchvision()
+    timm: Any = importlib.import_module("timm")
