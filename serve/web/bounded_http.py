@@ -204,9 +204,10 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def send_400_response(self, msg: str) -> None:
-        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if begun or self._shed:
-            self.transport.close()  # it would be taken for the rest of the answer, or for that to the next request
+        if self._answering and not self.cycle.more_body:
+            self.cycle.keep_alive = False  # what came whole is answered first, and this would be taken for its answer
+        elif self._shed or (self._answering and (self.cycle.response_started or self.cycle is not self._begun)):
+            self.transport.close()  # it would be taken for the rest of the answer, or for that to another request
         else:
             super().send_400_response(msg)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -259,6 +260,26 @@ def test_a_client_that_reads_slowly_is_not_cut_off(left: list[int], many: bool) 
 
     asyncio.run(ask())
     assert not looks
+
+
+@pytest.mark.parametrize("behind", [b"nothing of HTTP\r\n\r\n", 50 * (GET + b"\r\n")], ids=["wrong", "too many"])
+@pytest.mark.parametrize("whole", [1, 3])
+def test_what_is_wrong_behind_a_request_is_not_its_answer(behind: bytes, whole: int) -> None:
+    """A proxy would give the 400 to whoever sent the request, and that was right."""
+    gate = threading.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+        await echo(scope, receive, send)
+
+    with running(BoundedHttp, wait) as found:
+        with socket.create_connection(found.servers[0].sockets[0].getsockname(), timeout=30) as connection:
+            connection.sendall(whole * (GET + b"\r\n") + behind)
+            wait_until(lambda: any(one.cycle is not None for one in found.server_state.connections), 30)
+            gate.set()
+            statuses = re.findall(rb"HTTP/1.1 (\d+)", received(connection))
+        assert statuses == [b"200"] * (whole if behind.startswith(b"nothing") else MAX_PIPELINED + 1)
 
 
 def test_nothing_is_kept_for_a_connection_that_was_reset() -> None:
