@@ -64,8 +64,9 @@ class TensorLink:
                 self._send(Kind.TENSORS, SUBMIT.pack(number, model, ticket.priority), (fd,))
             finally:
                 os.close(fd)
-        except OSError:  # no memory or descriptor is to be had; or the link is lost, and the ticket finished
+        except Exception as error:  # no memory or descriptor is to be had; or the link is lost, and the ticket finished
             if self._take(number) is not None:
+                logger.error("a request could not be sent", exc_info=error)
                 _finish(ticket, internal_error())
         if ticket.abandoned:  # before it could pass that on
             self._withdraw(number)

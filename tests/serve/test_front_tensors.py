@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -193,6 +194,19 @@ def test_an_error_of_the_engine_comes_through(way: Way) -> None:
     wait_until(lambda: way.done == [ticket], 30)
     assert isinstance(ticket.error, EngineFailed)
     assert ticket.error.as_dict() == asked.error.as_dict()
+
+
+def test_a_request_that_cannot_be_sent_ends_no_thread(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent by a thread that decodes for everybody."""
+    ticket = Ticket(way.done.append, Priority.HIGH)
+    ticket.pixels = TensorRequest({"INPUT0": np.zeros((2, 3), np.float32)}, 2)
+    with monkeypatch.context() as full:
+        full.setattr("serve.fronts.tensor_link.packed", Mock(side_effect=MemoryError))
+        way.link.submit(0, ticket)
+    assert way.done == [ticket]
+    assert isinstance(ticket.error, EngineFailed)
+    assert way.link.waiting(0) == 0
+    way.ask(7)
 
 
 def test_an_answer_that_cannot_be_sent_is_an_error(way: Way) -> None:
