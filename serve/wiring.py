@@ -65,11 +65,11 @@ class Wiring:
         self.repository = repository
         self.others = others
         self.metrics = metrics = Metrics()
-        self.rest = Rest()
         self.tracing = open_tracing(settings.tracing)
         if self.tracing is not None:
             metrics.on_stage = note_stage
         self.admission = admission = Admission.from_settings(settings)
+        self.rest = Rest(lambda: metrics.in_flight > admission.in_flight)
         limits = ImageLimits(settings.max_pixels, settings.max_frames)
         self.groups = groups = Groups(settings, repository, metrics, others.groups if others else None)
         self.decoding = decoding = DecodeStage(settings.decoders, limits, lambda: repository.batchers)

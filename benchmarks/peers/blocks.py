@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,13 +86,18 @@ def blocks(models: Path, form: bytes, body: bytes, arguments: argparse.Namespace
 
 def _by_scheduling(label: str, peer: Server, models: Path, form: bytes, body: bytes) -> Iterator[Candidate]:
     """What the scheduling that ours asks for does to a peer that is started with it, and what ours does without."""
-    if shutil.which("chrt") is not None:
+    if _may_choose():
         yield Candidate(f"{label}, by chrt --batch", Server(["chrt", "--batch", "0", *peer.command]), form)
     cpus = available_cpus()
     by_system = [*_serve(models), "--scheduling", "system", "--fronts", str(cpus)]
     as_form = Server(["env", _BY_PILLOW, *by_system])
     yield Candidate(f"{FORM}, {cpus} fronts, system's scheduling", as_form, form)
     yield Candidate(f"{BODY}, {cpus} fronts, system's scheduling", Server(by_system), body)
+
+
+def _may_choose() -> bool:
+    """Whether ``chrt`` is here, and may do what it is for."""
+    return shutil.which("chrt") is not None and subprocess.run(["chrt", "--batch", "0", "true"]).returncode == 0
 
 
 def _serve(models: Path) -> list[str]:

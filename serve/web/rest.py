@@ -15,10 +15,12 @@ class Rest:
     engines compute with out of the caches each time. All that comes during a rest waits, health checks too, and finds
     the loop's own code in the caches, so that a refusal takes half the time. Answers of classifiers end it: they wait
     for nothing, and each makes room for what may be admitted. What other threads do for the loop does not, such as
-    each of the four steps of a picture that is denoised.
+    each of the four steps of a picture that is denoised: there are no rests while ``others`` says that requests of
+    other kinds are in flight.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Callable[[], bool]) -> None:
+        self._others = others
         self._news = threading.Event()
         self._due = False
         self._turns = 0
@@ -35,8 +37,8 @@ class Rest:
         return deliver
 
     def after_this(self) -> None:
-        """Has the running loop rest when it has done what is there to do; at once if an answer comes before that."""
-        if not self._due:
+        """Has the running loop rest when it has done what is there to do, unless an answer comes before that."""
+        if not self._due and not self._others():
             # What was delivered before this is called before the loop rests; what comes from now on ends the rest.
             self._news.clear()
             self._due = True

@@ -14,6 +14,10 @@ from serve.web.rest import Rest
 WITHIN_S = 60.0
 
 
+def alone() -> bool:
+    return False
+
+
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
     loop = request.param()
@@ -22,7 +26,7 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def test_a_rest_ends_by_itself(loop: asyncio.AbstractEventLoop) -> None:
-    rest = Rest()
+    rest = Rest(alone)
     resting = noted(rest)
 
     async def scenario() -> None:
@@ -35,7 +39,7 @@ def test_a_rest_ends_by_itself(loop: asyncio.AbstractEventLoop) -> None:
 def test_an_answer_ends_a_rest(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest would take longer than the test may."""
     monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
-    rest = Rest()
+    rest = Rest(alone)
     resting = noted(rest)
 
     async def scenario() -> None:
@@ -59,7 +63,7 @@ def test_an_answer_that_comes_before_a_rest_leaves_none(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
-    rest = Rest()
+    rest = Rest(alone)
 
     async def scenario() -> None:
         rest.after_this()
@@ -70,7 +74,7 @@ def test_an_answer_that_comes_before_a_rest_leaves_none(
 
 
 def test_an_answer_before_a_refusal_is_called_before_the_rest(loop: asyncio.AbstractEventLoop) -> None:
-    rest = Rest()
+    rest = Rest(alone)
     happened: list[str] = []
     resting = noted(rest, lambda: happened.append("rest"))
 
@@ -85,7 +89,7 @@ def test_an_answer_before_a_refusal_is_called_before_the_rest(loop: asyncio.Abst
 
 def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop) -> None:
     """A request that was let in beside a refused one, with some turns of the loop to go, does not wait for nothing."""
-    rest = Rest()
+    rest = Rest(alone)
     happened: list[str] = []
     resting = noted(rest, lambda: happened.append("rest"))
 
@@ -103,8 +107,21 @@ def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop)
     assert happened == ["begun", "rest"]
 
 
+def test_there_is_no_rest_beside_other_requests(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    rest = Rest(lambda: True)
+
+    async def scenario() -> None:
+        rest.after_this()
+        await asyncio.get_running_loop().run_in_executor(None, Mock())
+
+    loop.run_until_complete(asyncio.wait_for(scenario(), WITHIN_S))
+
+
 def test_many_refusals_are_one_rest(loop: asyncio.AbstractEventLoop) -> None:
-    rest = Rest()
+    rest = Rest(alone)
     count: list[None] = []
     noted(rest, lambda: count.append(None))
 

@@ -16,10 +16,12 @@ from uvicorn.server import ServerState
 
 from serve.app import create_app
 from serve.errors import Overloaded
+from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
 from serve.web.api_keys import new_key
 from serve.web.bounded_http import MAX_PIPELINED, BoundedHttp
 from serve.web.http_server import HttpServer, listen
+from serve.web.rest import Rest
 from serve.web.shedding import Answer, Shedding
 from tests.serve.servers import held_repository, png, wait_until
 from tests.serve.test_bounded_http import echo
@@ -37,8 +39,9 @@ def request(*headers: bytes, target: bytes = b"/v1/classify", method: bytes = b"
 class Full:
     """A server whose one place is taken; ``shed`` are the answers that its app did not hear of."""
 
-    def __init__(self, port: int, shed: list[Answer], free: Callable[[], None]) -> None:
+    def __init__(self, port: int, shed: list[Answer], free: Callable[[], None], counts: Metrics) -> None:
         self.port = port
+        self.counts = counts
         self.shed = shed
         self.free = free
         self.url = f"http://127.0.0.1:{port}"
@@ -76,7 +79,7 @@ def full(models_dir: Path, monkeypatch: pytest.MonkeyPatch, leaving: bool = Fals
             wait_until(lambda: server.started and repository.state == "ready")
             engine.gate.clear()
             engine.entered = 0
-            found = Full(listener.getsockname()[1], shed, engine.gate.set)
+            found = Full(listener.getsockname()[1], shed, engine.gate.set, app.state.metrics)
             headers = {"X-API-Key": KEY}
             held = pool.submit(httpx.post, found.url + CLASSIFY, content=PICTURE, headers=headers, timeout=60)
             wait_until(lambda: engine.entered == 1)
@@ -319,3 +322,24 @@ def test_the_loop_rests_after_a_refusal() -> None:
     assert answer is not None
     assert answer[0] == 429
     rest.after_this.assert_called_once_with()
+
+
+def test_the_loop_rests_while_it_classifies(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[object] = []
+    monkeypatch.setattr(Rest, "_pause_after_turns", lambda rest, _loop: rested.append(rest))
+    with full(models_dir, monkeypatch) as server, server.connect() as connection:
+        connection.sendall(request())
+        assert answered(connection).startswith(b"HTTP/1.1 429 ")
+        assert len(rested) == len(server.shed) == 1
+
+
+def test_the_loop_does_not_rest_beside_requests_of_other_kinds(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[object] = []
+    monkeypatch.setattr(Rest, "_pause_after_turns", lambda rest, _loop: rested.append(rest))
+    with full(models_dir, monkeypatch) as server, server.connect() as connection:
+        server.counts.in_flight += 1
+        connection.sendall(request())
+        assert answered(connection).startswith(b"HTTP/1.1 429 ")
+        assert (len(rested), len(server.shed)) == (0, 1)
