@@ -276,8 +276,10 @@ def test_what_is_wrong_behind_a_request_is_not_its_answer(behind: bytes, whole: 
     with running(BoundedHttp, wait) as found:
         with socket.create_connection(found.servers[0].sockets[0].getsockname(), timeout=30) as connection:
             connection.sendall(whole * (GET + b"\r\n") + behind)
-            wait_until(lambda: any(one.cycle is not None for one in found.server_state.connections), 30)
-            gate.set()
+            try:
+                wait_until(lambda: any(one.cycle is not None for one in found.server_state.connections), 30)
+            finally:
+                gate.set()  # the server ends when all is answered
             statuses = re.findall(rb"HTTP/1.1 (\d+)", received(connection))
         assert statuses == [b"200"] * (whole if behind.startswith(b"nothing") else MAX_PIPELINED + 1)
 
