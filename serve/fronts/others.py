@@ -11,8 +11,8 @@ from serve.errors import NotReady
 from serve.fronts.control import NUMBER, Control, Kind, Message
 from serve.fronts.metrics import merged
 from serve.fronts.orders import RemoteControl
-from serve.fronts.together import Together
 from serve.monitoring.live import Part
+from serve.together import Together
 from skipvit.manifest import Task
 
 _SCRAPE_WITHIN_S = 5.0

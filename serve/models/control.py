@@ -14,7 +14,6 @@ from functools import partial
 
 from serve.engines.engine import EngineLost, EngineUnavailable
 from serve.errors import NotReady, Overloaded
-from serve.fronts.together import Together
 from serve.heap import return_large_blocks
 from serve.models.background import Background
 from serve.models.folder import Fingerprint, Folder, chosen, fingerprint_of, look_into
@@ -27,6 +26,7 @@ from serve.models.served_model import ServedModel
 from serve.models.watch import Watch
 from serve.monitoring.metrics import Metrics
 from serve.settings import Settings
+from serve.together import Together
 from skipvit.artifacts import ArtifactError
 
 logger = logging.getLogger(__name__)
