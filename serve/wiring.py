@@ -23,7 +23,7 @@ from serve.oip.repository import Control
 from serve.pipeline import DecodeStage
 from serve.settings import Settings
 from serve.video.denoise import DenoiseVideo
-from serve.web.rest import Rest
+from serve.web.loop_rest import Rest
 from skipvit.manifest import Task
 
 logger = logging.getLogger(__name__)

@@ -244,7 +244,7 @@ class BoundedHttp(HttpToolsProtocol):
         return True
 
     def _new_unread(self) -> Unread:
-        transport: JoinedWrites = self.transport  # type: ignore[assignment]
+        transport: JoinedWrites = self.transport  # type: ignore[assignment]  # what was made of uvicorn's
         return Unread(transport, self.loop, self.unread_bytes, self.unread_within_s, self.hang_up)
 
     def _keep_alive_for_a_while(self) -> None:

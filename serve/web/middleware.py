@@ -19,7 +19,7 @@ from serve.web.api_keys import ApiKeys
 from serve.web.doorway import Book, Doorway
 from serve.web.gate import METRICS, OPENAPI, PROBES, Gate
 from serve.web.hot_routes import HotRoutes
-from serve.web.rest import Rest
+from serve.web.loop_rest import Rest
 from serve.web.shedding import Entrance, Shedding
 
 _METHODS = ("GET", "HEAD", "POST", "PUT")

@@ -16,7 +16,7 @@ from serve.errors import RequestError
 from serve.web.asgi import raw_headers
 from serve.web.doorway import NOTES, REQUEST_ID, Book, request_id_of
 from serve.web.gate import Gate
-from serve.web.rest import Rest
+from serve.web.loop_rest import Rest
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body."""

@@ -21,7 +21,7 @@ from serve.settings import Settings
 from serve.web.api_keys import new_key
 from serve.web.bounded_http import MAX_PIPELINED, BoundedHttp
 from serve.web.http_server import HttpServer, listen
-from serve.web.rest import Rest
+from serve.web.loop_rest import Rest
 from serve.web.shedding import Answer, Shedding
 from tests.serve.servers import held_repository, png, wait_until
 from tests.serve.test_bounded_http import echo

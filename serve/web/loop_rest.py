@@ -13,10 +13,9 @@ class Rest:
 
     A server that is asked for ten times what it can do would wake its loop for each refusal, and drive what its
     engines compute with out of the caches each time. All that comes during a rest waits, health checks too, and finds
-    the loop's own code in the caches, so that a refusal takes half the time. Answers of classifiers end it: they wait
-    for nothing, and each makes room for what may be admitted. What other threads do for the loop does not, such as
-    each of the four steps of a picture that is denoised: there are no rests while ``others`` says that requests of
-    other kinds are in flight.
+    the loop's own code in the caches. Answers of classifiers end it: they wait for nothing, and each makes room for
+    what may be admitted. What other threads do for the loop does not, such as each of the four steps of a picture that
+    is denoised: there are no rests while ``others`` says that requests of other kinds are in flight.
     """
 
     def __init__(self, others: Callable[[], bool]) -> None:

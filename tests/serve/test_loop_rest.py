@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 import uvloop
 
-from serve.web import rest as rests
-from serve.web.rest import Rest
+from serve.web import loop_rest
+from serve.web.loop_rest import Rest
 
 WITHIN_S = 60.0
 
@@ -38,7 +38,7 @@ def test_a_rest_ends_by_itself(loop: asyncio.AbstractEventLoop) -> None:
 
 def test_an_answer_ends_a_rest(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest would take longer than the test may."""
-    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    monkeypatch.setattr(loop_rest, "_REST_S", 10 * WITHIN_S)
     rest = Rest(alone)
     resting = noted(rest)
 
@@ -62,7 +62,7 @@ def test_an_answer_ends_a_rest(loop: asyncio.AbstractEventLoop, monkeypatch: pyt
 def test_an_answer_that_comes_before_a_rest_leaves_none(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    monkeypatch.setattr(loop_rest, "_REST_S", 10 * WITHIN_S)
     rest = Rest(alone)
 
     async def scenario() -> None:
@@ -110,7 +110,7 @@ def test_what_has_begun_goes_on_before_the_rest(loop: asyncio.AbstractEventLoop)
 def test_there_is_no_rest_beside_other_requests(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rests, "_REST_S", 10 * WITHIN_S)
+    monkeypatch.setattr(loop_rest, "_REST_S", 10 * WITHIN_S)
     rest = Rest(lambda: True)
 
     async def scenario() -> None:
@@ -130,7 +130,7 @@ def test_many_refusals_are_one_rest(loop: asyncio.AbstractEventLoop) -> None:
             for _ in range(100):
                 rest.after_this()
             await turns_until(lambda least=expected: len(count) >= least)
-            for _ in range(2 * rests._TURNS):  # in which a second would come
+            for _ in range(2 * loop_rest._TURNS):  # in which a second would come
                 await asyncio.sleep(0)
             assert len(count) == expected
 
@@ -145,12 +145,12 @@ async def turns_until(condition: Callable[[], bool]) -> None:
 def noted(rest: Rest, begins: Callable[[], object] = lambda: None) -> threading.Event:
     """Has ``begins`` called when a rest begins; the event is set then."""
     resting = threading.Event()
-    wait = rest._news.wait
 
-    def begin(timeout: float | None) -> bool:
-        begins()
-        resting.set()
-        return wait(timeout)
+    class Noted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            begins()
+            resting.set()
+            return super().wait(timeout)
 
-    rest._news.wait = begin  # type: ignore[method-assign]
+    rest._news = Noted()
     return resting
