@@ -17,8 +17,6 @@ from skipvit.client.load import Measurement
 _MODULES = dict(
     zip(PEERS, ("plain_server", "peers.litserve_server", "peers.bentoml_server", "peers.ray_server"), strict=True)
 )
-
-
 _BY_PILLOW = "SKIPVIT_DECODING=pillow"
 
 
@@ -97,7 +95,9 @@ def _by_scheduling(label: str, peer: Server, models: Path, form: bytes, body: by
 
 def _may_choose() -> bool:
     """Whether ``chrt`` is here, and may do what it is for."""
-    return shutil.which("chrt") is not None and subprocess.run(["chrt", "--batch", "0", "true"]).returncode == 0
+    if shutil.which("chrt") is None:
+        return False
+    return subprocess.run(["chrt", "--batch", "0", "true"], capture_output=True).returncode == 0
 
 
 def _serve(models: Path) -> list[str]:

@@ -64,7 +64,7 @@ class TensorLink:
                 self._send(Kind.TENSORS, SUBMIT.pack(number, model, ticket.priority), (fd,))
             finally:
                 os.close(fd)
-        except Exception as error:  # no memory or descriptor is to be had; or the link is lost, and the ticket finished
+        except Exception as error:  # whatever it is, such as no memory or a lost link, the thread has others to serve
             if self._take(number) is not None:
                 logger.error("a request could not be sent", exc_info=error)
                 _finish(ticket, internal_error())
